@@ -1,0 +1,56 @@
+"""Rewards for reasoning: text and answers in, values and reasons out. Needs neither torch nor rlreason.
+
+Each entry of REWARDS has the signature of TRL's reward functions:
+`REWARDS["accuracy"](completions=[...], answer=[...])` returns one float a completion, None to abstain.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rewards import accuracy, control, countdown, format, procedural
+from rewards.adapt import as_reward, load_function
+from rewards.base import Reward, nearest
+from rewards.response import Response, parse
+from rewards.rubric import Rubric, RubricScore, Term
+from rewards.score import Score
+from rewards.spec import SPECS, TagSpec
+
+__all__ = [
+    "REWARDS",
+    "SPECS",
+    "Response",
+    "Reward",
+    "Rubric",
+    "RubricScore",
+    "Score",
+    "TagSpec",
+    "Term",
+    "as_reward",
+    "load_reward",
+    "parse",
+]
+
+REWARDS: dict[str, Reward] = {
+    "accuracy": Reward("accuracy", accuracy.accuracy),
+    "think_format": Reward("think_format", format.think_format),
+    "countdown": Reward("countdown", countdown.countdown),
+    "random": Reward("random", control.random_control),
+    "reasoning_gym": Reward("reasoning_gym", procedural.reasoning_gym),
+}
+
+
+def load_reward(name_or_path: str, args: Mapping[str, Any] | None = None) -> Reward:
+    """Return a registered reward, or the function at "my_file.py:function" or "package.module:function".
+
+    `args` are passed to it by name in every call. Raises ValueError for a name, file, module, function or
+    argument that does not exist, with the nearest that does.
+    """
+    if ":" not in name_or_path:
+        if name_or_path not in REWARDS:
+            raise ValueError(
+                f"there is no reward {name_or_path!r}: {nearest(name_or_path, REWARDS)}; "
+                "or write my_file.py:function"
+            )
+        reward = REWARDS[name_or_path]
+        return reward.with_options(**args) if args else reward
+    return as_reward(load_function(name_or_path), name_or_path.rpartition(":")[2], **(args or {}))

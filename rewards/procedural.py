@@ -1,0 +1,78 @@
+"""reasoning_gym: the verifier that comes with the generator of the question."""
+
+import ast
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from rewards.base import nearest
+from rewards.response import Response
+from rewards.score import Score
+from rewards.symbolic import guard
+
+MAX_CHARACTERS = 4000
+
+# Verifiers of reasoning-gym 0.1.25 that pass the answer to eval, or to sympy's parse_expr, which calls it.
+_EVALUATED = frozenset({"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"})
+_PARSED = frozenset(
+    {"countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration"}
+)
+
+
+def reasoning_gym(response: Response, *, reasoning_gym: dict[str, Any]) -> Score:
+    """Score the answer as its generator does, mostly in [0, 1].
+
+    Column `reasoning_gym`: {"dataset": name, "entry": the generated item}. An answer is refused, with 0,
+    where the verifier would execute it and it is more than a literal or a small expression. Raises
+    ImportError where the library is missing, ValueError for an unknown generator or a malformed column.
+    """
+    if not isinstance(reasoning_gym, dict) or not {"dataset", "entry"} <= reasoning_gym.keys():
+        raise ValueError(
+            f"column 'reasoning_gym' must hold {{'dataset': ..., 'entry': ...}}, not {reasoning_gym!r:.80}"
+        )
+    name, entry, answer = reasoning_gym["dataset"], reasoning_gym["entry"], response.answer
+    verify = _verifier(name)
+    if answer is None:
+        return Score(0.0, f"no answer: {', '.join(response.problems)}")
+    if len(answer) > MAX_CHARACTERS or not _harmless(name, answer, str(entry.get("answer"))):
+        return Score(0.0, f"unreadable answer: {answer!r:.80}")
+    try:
+        value = float(verify(answer, entry))
+    except Exception as error:
+        # Verifiers may fail on a text that no author thought of. One that fails on the known right answer
+        # is broken, and that must not pass for a wrong answer.
+        verify(entry["answer"], entry)
+        return Score(0.0, f"unreadable answer: {answer!r:.80} ({type(error).__name__})")
+    return Score(value, f"the verifier of {name} says {value:g}")
+
+
+@lru_cache(maxsize=128)
+def _verifier(name: str) -> Callable[[str, dict[str, Any]], float]:
+    try:
+        from reasoning_gym.factory import DATASETS, get_score_answer_fn
+    except ImportError as error:
+        raise ImportError(
+            "the reward 'reasoning_gym' needs its library: pip install reasoning-gym"
+        ) from error
+    if name not in DATASETS:
+        raise ValueError(f"reasoning_gym has no generator {name!r}: {nearest(name, DATASETS)}")
+    verify: Callable[[str, dict[str, Any]], float] = get_score_answer_fn(name)
+    return verify
+
+
+def _harmless(name: str, answer: str, gold: str) -> bool:
+    """Whether the verifier may be shown this answer."""
+    if name in _PARSED:
+        return guard(re.sub(r"\bexp\b|\bC\b", "x", answer)) is not None
+    if name not in _EVALUATED or answer == gold:
+        return True
+    try:
+        tree = ast.parse(answer.strip(), mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return True  # eval would not get further either
+    try:
+        ast.literal_eval(tree)
+    except (ValueError, TypeError, MemoryError, RecursionError):
+        return False
+    return True

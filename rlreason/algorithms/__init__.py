@@ -1,0 +1,47 @@
+"""Pure functions over tensors: advantages, KL estimates, policy losses, log-probabilities.
+
+Nothing here logs, communicates or reads a config. Shape letters, used as suffixes of names: B completions
+(rows), T completion tokens, N tokens of a flat batch, H hidden size, V vocabulary.
+"""
+
+from rlreason.algorithms.advantages import (
+    AdvantageScale,
+    Baseline,
+    group_advantages,
+    informative,
+    overlong_penalty,
+)
+from rlreason.algorithms.kl import KLEstimator, kl_estimate, rewards_with_kl
+from rlreason.algorithms.logprobs import Head, logprobs_from_logits, token_logprobs
+from rlreason.algorithms.losses import (
+    LossKind,
+    PolicyLossInput,
+    PolicyLossOutput,
+    RatioLevel,
+    loss_denominator,
+    merge_metrics,
+    policy_loss,
+    sampler_weights,
+)
+
+__all__ = [
+    "AdvantageScale",
+    "Baseline",
+    "Head",
+    "KLEstimator",
+    "LossKind",
+    "PolicyLossInput",
+    "PolicyLossOutput",
+    "RatioLevel",
+    "group_advantages",
+    "informative",
+    "kl_estimate",
+    "logprobs_from_logits",
+    "loss_denominator",
+    "merge_metrics",
+    "overlong_penalty",
+    "policy_loss",
+    "rewards_with_kl",
+    "sampler_weights",
+    "token_logprobs",
+]

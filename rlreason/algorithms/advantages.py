@@ -1,0 +1,115 @@
+"""Advantages from the rewards of a batch of completions.
+
+Shape letter: B completions. Rows may stand in any order; `group_B` says which prompt each belongs to.
+A NaN reward is an abstention: the row has no part in any baseline or spread, and its advantage is 0.
+The caller also sets NaN for completions it leaves out, such as truncated ones.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+Baseline = Literal["mean", "leave_one_out"]
+AdvantageScale = Literal["none", "group", "batch"]
+
+
+class _GroupStatistics(NamedTuple):
+    """Statistics of each row's group over its scored rows, (B,) each, in float64."""
+
+    count_B: Tensor
+    mean_B: Tensor
+    std_B: Tensor
+    spread_B: Tensor  # bool: at least two different rewards
+
+
+def group_advantages(
+    rewards_B: Tensor,
+    group_B: Tensor,
+    *,
+    baseline: Baseline = "mean",
+    scale: AdvantageScale = "none",
+    eps: float = 1e-4,
+) -> Tensor:
+    """Return group-relative advantages, (B,), in the dtype of the rewards but float32 at least.
+
+    Baseline: "mean" subtracts the mean of the group (GRPO, arXiv 2402.03300, section 4.1.2), "leave_one_out"
+    the mean of the *other* completions of the group (the RLOO estimator, arXiv 2402.14740), which leaves
+    n / (n - 1) times the former in a group of n scored completions.
+
+    Scale: "none" leaves the difference as it is (Dr. GRPO, arXiv 2503.20783), "group" divides by the group's
+    standard deviation plus `eps` (GRPO), "batch" by that of all scored rewards of the batch plus `eps`. The
+    deviation is the unbiased one (n - 1), as in TRL.
+
+    A group whose scored rewards are all equal, and so any group with fewer than two of them, gets exactly 0.
+
+    Raises ValueError for mismatched shapes, infinite rewards, an unknown baseline or scale.
+    """
+    if baseline not in get_args(Baseline):
+        raise ValueError(f"unknown baseline {baseline!r}; known: {', '.join(get_args(Baseline))}")
+    if scale not in get_args(AdvantageScale):
+        raise ValueError(f"unknown advantage scale {scale!r}; known: {', '.join(get_args(AdvantageScale))}")
+    group = _group_statistics(rewards_B, group_B)
+    advantages_B = rewards_B.double() - group.mean_B
+    if baseline == "leave_one_out":
+        advantages_B = advantages_B * group.count_B / (group.count_B - 1).clamp(min=1)
+    if scale == "group":
+        advantages_B = advantages_B / (group.std_B + eps)
+    elif scale == "batch":
+        scored = rewards_B[~rewards_B.isnan()].double()
+        if scored.numel() > 1:
+            advantages_B = advantages_B / (scored.std() + eps)
+    # Exactly 0 without spread: a rounding error of the mean, divided by eps alone, would be a signal.
+    advantages_B = torch.where(group.spread_B & ~rewards_B.isnan(), advantages_B, 0.0)
+    return advantages_B.to(torch.promote_types(rewards_B.dtype, torch.float32))
+
+
+def informative(rewards_B: Tensor, group_B: Tensor) -> Tensor:
+    """Return a bool a row, (B,): does the row's group hold two scored completions with different rewards?
+
+    A group without spread has advantages of 0 and teaches nothing (DAPO's dynamic sampling, arXiv 2503.14476,
+    section 3.2, refills it). True for every row of an informative group, abstentions included.
+
+    Raises ValueError for mismatched shapes or infinite rewards.
+    """
+    return _group_statistics(rewards_B, group_B).spread_B
+
+
+def overlong_penalty(lengths_B: Tensor, *, max_new_tokens: int, buffer: int) -> Tensor:
+    """Return DAPO's soft overlong punishment, (B,) in [-1, 0], float32 (arXiv 2503.14476, equation 13).
+
+    0 up to `max_new_tokens - buffer` tokens, then falling linearly to -1 at `max_new_tokens`, -1 beyond.
+    The caller multiplies by its weight and adds the result to the rewards. Lengths are in tokens.
+
+    Raises ValueError for a buffer outside 1..max_new_tokens.
+    """
+    if not 1 <= buffer <= max_new_tokens:
+        raise ValueError(f"buffer must lie between 1 and max_new_tokens={max_new_tokens}, got {buffer}")
+    excess_B = lengths_B - (max_new_tokens - buffer)
+    return -(excess_B.float() / buffer).clamp(0.0, 1.0)
+
+
+def _group_statistics(rewards_B: Tensor, group_B: Tensor) -> _GroupStatistics:
+    if rewards_B.dim() != 1 or group_B.shape != rewards_B.shape:
+        raise ValueError(
+            f"rewards and groups must both be (B,), got {tuple(rewards_B.shape)} and {tuple(group_B.shape)}"
+        )
+    if rewards_B.isinf().any():
+        raise ValueError("rewards must be finite, or NaN for an abstention; got an infinite one")
+    scored_B = ~rewards_B.isnan()
+    # float64 makes the sums independent of the order of the rows in all but the last bits of float32.
+    values_B = rewards_B.double().masked_fill(~scored_B, 0.0)
+    row_B = torch.unique(group_B, return_inverse=True)[1]
+    zeros_G = values_B.new_zeros(int(row_B.max()) + 1 if row_B.numel() else 0)
+
+    def total(x_B: Tensor) -> Tensor:
+        return zeros_G.index_add(0, row_B, x_B)[row_B]
+
+    count_B = total(scored_B.double())
+    mean_B = total(values_B) / count_B.clamp(min=1)
+    centred_B = (values_B - mean_B).masked_fill(~scored_B, 0.0)
+    std_B = (total(centred_B.square()) / (count_B - 1).clamp(min=1)).sqrt()
+    for_max_B, for_min_B = (values_B.masked_fill(~scored_B, bound) for bound in (-torch.inf, torch.inf))
+    highest_G = (zeros_G - torch.inf).scatter_reduce(0, row_B, for_max_B, "amax")
+    lowest_G = (zeros_G + torch.inf).scatter_reduce(0, row_B, for_min_B, "amin")
+    return _GroupStatistics(count_B, mean_B, std_B, spread_B=(highest_G > lowest_G)[row_B])

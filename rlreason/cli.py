@@ -1,0 +1,137 @@
+"""The command line. A config is checked before torch is imported: a typo costs a second, not twenty."""
+
+import argparse
+import difflib
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rlreason.config import RunConfig, field_table, help_text, json_schema, load
+from rlreason.errors import UserError
+
+DONE, UNUSABLE, INTERRUPTED = 0, 2, 130
+"""Exit codes: all went well; the user has something to change; Ctrl-C."""
+
+_HELP = """\
+usage: python -m rlreason COMMAND ...
+
+  train CONFIG [key.sub=value ...]                    train as CONFIG says
+  eval MODEL_OR_RUN --config CONFIG [key.sub=value ...]
+                                                      measure a model or run as CONFIG says
+  fields                                              list every field of a config
+  schema                                              print the JSON Schema of configs
+
+python -m rlreason COMMAND --help tells more.
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `python -m rlreason` with the arguments after the program's name; return the exit code."""
+    if not argv or argv[0] in ("-h", "--help"):
+        return _print(_HELP)
+    command, rest = argv[0], argv[1:]
+    if command not in _COMMANDS:
+        near = difflib.get_close_matches(command, _COMMANDS, n=1)
+        remedy = f"did you mean {near[0]}?" if near else f"give one of {', '.join(_COMMANDS)}"
+        return _refuse(f"there is no command {command!r}; {remedy}")
+    return _COMMANDS[command](rest)
+
+
+def main_train(argv: Sequence[str], program: str = "train.py") -> int:
+    """Run `train.py` with the arguments after the program's name; return the exit code."""
+    if "-h" in argv or "--help" in argv:
+        return _print(help_text(program))
+    if "--schema" in argv:
+        return _print_schema()
+    if not argv:
+        return _refuse(f"which config? Give one, for example: {program} configs/quickstart.yaml")
+
+    def train() -> None:
+        config = load(argv[0], argv[1:])
+        _no_telemetry()
+        from rlreason.stages import run
+
+        run(config)
+
+    return _guarded(train)
+
+
+def main_eval(argv: Sequence[str]) -> int:
+    """Run `python -m rlreason eval` with the arguments after the command; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rlreason eval",
+        description="Measure a model on held-out questions, with the prompts and rewards of a config.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "model", metavar="MODEL_OR_RUN", help="run directory, model folder, hub name, or embedded"
+    )
+    parser.add_argument("--config", help="YAML file; without it the config.yaml of the run directory is used")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to single fields")
+    try:
+        arguments = parser.parse_intermixed_args(argv)
+    except SystemExit as stop:  # argparse has printed its help or what is wrong
+        return int(stop.code or DONE)
+
+    def evaluate() -> None:
+        config = _config_for(arguments.model, arguments.config, arguments.overrides)
+        _no_telemetry()
+        from rlreason.evaluation.command import evaluate_command
+
+        evaluate_command(arguments.model, config)
+
+    return _guarded(evaluate)
+
+
+def _config_for(model: str, path: str | None, overrides: Sequence[str]) -> RunConfig:
+    if path is not None:
+        return load(path, overrides)
+    of_run = Path(model, "config.yaml")
+    if not of_run.is_file():
+        raise UserError(f"{model}: is not a run directory (it holds no config.yaml); add --config CONFIG")
+    return load(of_run, overrides)
+
+
+def _guarded(work: Callable[[], None]) -> int:
+    """Run `work` and return the exit code; what is not meant for the user keeps its traceback."""
+    try:
+        work()
+    except UserError as error:
+        return _refuse(str(error))
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return DONE
+
+
+def _no_telemetry() -> None:
+    """Keep the Hugging Face libraries, TRL's trainers among them, from reporting what is run here."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+
+
+def _print_schema() -> int:
+    return _print(json.dumps(json_schema(), indent=2) + "\n")
+
+
+def _print(text: str) -> int:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `train.py --help | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE
+
+
+def _refuse(text: str) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return UNUSABLE
+
+
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": lambda argv: main_train(argv, "python -m rlreason train"),
+    "eval": main_eval,
+    "fields": lambda argv: _print(field_table()),
+    "schema": lambda argv: _print_schema(),
+}

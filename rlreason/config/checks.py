@@ -1,0 +1,228 @@
+"""Mistakes that only show when several fields are read together.
+
+Each is reported with the fields it was found from, so that the loader can leave out one that follows from a
+field that is already known to be wrong.
+"""
+
+import difflib
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from rlreason.config.training import DERIVATIONS, STYLES
+
+if TYPE_CHECKING:
+    from rlreason.config.schema import RunConfig
+
+
+class Mistake(NamedTuple):
+    """`text` names field, value and remedy; `fields` are the dotted keys that it depends on."""
+
+    text: str
+    fields: tuple[str, ...]
+
+
+def cross_field_mistakes(config: "RunConfig") -> Iterator[Mistake]:
+    """Yield every disagreement between the fields of a config whose single fields are all in bounds."""
+    yield from _start_of_model(config)
+    yield from _shape_of_scratch(config)
+    yield from _task(config)
+    yield from _rewards(config)
+    if "sft" in config.stages:
+        yield from _traces(config)
+    yield from _loss(config)
+    yield from _sizes(config)
+    yield from _eval(config)
+
+
+def _start_of_model(config: "RunConfig") -> Iterator[Mistake]:
+    model = config.model
+    if model.scratch is not None:
+        if model.path != "embedded":
+            yield Mistake(
+                f"model.path: {model.path!r} cannot be used with model.scratch, which starts from nothing; "
+                "remove one of the two",
+                ("model.path", "model.scratch"),
+            )
+        if model.lora is not None:
+            yield Mistake(
+                "model.lora: an adapter on a model that knows nothing (model.scratch) learns nothing; "
+                "remove model.lora",
+                ("model.lora", "model.scratch"),
+            )
+    if model.revision is not None and (model.scratch is not None or model.path == "embedded"):
+        yield Mistake(
+            f"model.revision: {model.revision!r} belongs to a hub model; give its name in model.path or "
+            "remove model.revision",
+            ("model.revision", "model.path", "model.scratch"),
+        )
+    if model.attention == "flash_attention_2" and model.precision == "float32":
+        yield Mistake(
+            "model.attention: flash_attention_2 computes in half precision only; "
+            "set model.precision to bfloat16 or auto, or model.attention to sdpa",
+            ("model.attention", "model.precision"),
+        )
+    if config.grpo.kl.reference == "adapter_off" and model.lora is None:
+        yield Mistake(
+            "grpo.kl.reference: adapter_off needs an adapter to switch off; set model.lora (model.lora={} "
+            "takes its defaults) or use start",
+            ("grpo.kl.reference", "model.lora"),
+        )
+
+
+def _shape_of_scratch(config: "RunConfig") -> Iterator[Mistake]:
+    shape = config.model.scratch
+    if shape is None:
+        return
+    sizes = ("model.scratch.hidden_size", "model.scratch.heads")
+    if shape.hidden_size % (2 * shape.heads):
+        yield Mistake(
+            f"model.scratch.hidden_size: {shape.hidden_size} cannot be cut into {shape.heads} heads of an "
+            f"even size; give a multiple of {2 * shape.heads}",
+            sizes,
+        )
+    if shape.heads % shape.kv_heads:
+        yield Mistake(
+            f"model.scratch.kv_heads: {shape.kv_heads} does not divide model.scratch.heads = {shape.heads}; "
+            f"give one of {_divisors(shape.heads)}",
+            ("model.scratch.kv_heads", "model.scratch.heads"),
+        )
+    longest = config.prompt.max_tokens + config.rollout.max_new_tokens
+    if shape.max_positions < longest:
+        yield Mistake(
+            f"model.scratch.max_positions: {shape.max_positions} is less than prompt.max_tokens + "
+            f"rollout.max_new_tokens = {longest}; raise it or lower those",
+            ("model.scratch.max_positions", "prompt.max_tokens", "rollout.max_new_tokens"),
+        )
+
+
+def _task(config: "RunConfig") -> Iterator[Mistake]:
+    task = config.task
+    generated = task.source == "reasoning_gym"
+    own_columns = (task.columns.prompt, task.columns.answer) != ("prompt", "answer")
+    # key, whether the user set it, whether this source reads it, the sources that do
+    reads = [
+        ("task.params", bool(task.params), generated, "reasoning_gym"),
+        ("task.columns", own_columns, not generated, "file or dataset"),
+        ("task.eval_name", task.eval_name is not None, not generated, "file or dataset"),
+        ("task.subset", task.subset is not None, task.source == "dataset", "dataset"),
+        ("task.split", task.split != "train", task.source == "dataset", "dataset"),
+        ("task.eval_split", task.eval_split is not None, task.source == "dataset", "dataset"),
+    ]
+    for key, is_set, is_read, sources in reads:
+        if is_set and not is_read:
+            yield Mistake(
+                f"{key}: is for task.source = {sources}, but task.source is {task.source}; remove {key} or "
+                "change task.source",
+                (key, "task.source"),
+            )
+
+
+def _rewards(config: "RunConfig") -> Iterator[Mistake]:
+    rewards = config.rewards
+    for name, term in rewards.items():
+        others = [other for other in rewards if other != name]
+        if term.gate is not None and term.gate not in others:
+            remedy = f"give one of {', '.join(others)}" if others else "remove it, or add that reward"
+            yield Mistake(
+                f"rewards.{name}.gate: {term.gate!r} is not another reward of this config; {remedy}",
+                ("rewards",),
+            )
+    if all(term.weight == 0 for term in rewards.values()):
+        yield Mistake(
+            "rewards: every weight is 0, so that nothing is rewarded; give at least one another weight",
+            ("rewards",),
+        )
+    if "reasoning_gym" in rewards and config.task.source != "reasoning_gym":
+        yield Mistake(
+            "rewards.reasoning_gym: is the verifier of a generated question, but task.source is "
+            f"{config.task.source}; use accuracy",
+            ("rewards", "task.source"),
+        )
+
+
+def _traces(config: "RunConfig") -> Iterator[Mistake]:
+    sft, source = config.sft, config.task.source
+    if sft.traces == DERIVATIONS and source != "reasoning_gym":
+        yield Mistake(
+            f"sft.traces: derivations are written for generated questions only, but task.source is {source}; "
+            "give a JSONL file with prompt, think and answer, or leave sft out of stage",
+            ("sft.traces", "task.source", "stage"),
+        )
+    if sft.traces != DERIVATIONS and sft.styles:
+        yield Mistake(
+            f"sft.styles: is for sft.traces = derivations, but that is {sft.traces!r}; remove sft.styles",
+            ("sft.styles", "sft.traces", "stage"),
+        )
+    unknown = [style for style in sft.styles if style not in STYLES]
+    for style in unknown:
+        nearest = difflib.get_close_matches(style, STYLES, n=1)
+        remedy = f"did you mean {nearest[0]}?" if nearest else f"give {' and '.join(STYLES)}"
+        yield Mistake(f"sft.styles.{style}: there is no such style; {remedy}", ("sft.styles", "stage"))
+    total = math.fsum(sft.styles.values())
+    if sft.styles and not unknown and abs(total - 1) > 1e-6:
+        yield Mistake(
+            f"sft.styles: the shares sum to {total:g}; make them sum to 1, as in {{guess: 0.6, steps: 0.4}}",
+            ("sft.styles", "stage"),
+        )
+
+
+def _loss(config: "RunConfig") -> Iterator[Mistake]:
+    grpo = config.grpo
+    if grpo.loss == "cispo" and grpo.ratio == "sequence":
+        yield Mistake(
+            "grpo.ratio: sequence cannot be used with grpo.loss = cispo, which weighs each token by its own "
+            "ratio; set grpo.ratio to token or choose another loss",
+            ("grpo.ratio", "grpo.loss"),
+        )
+    if grpo.loss == "cispo" and grpo.dual_clip is not None:
+        yield Mistake(
+            f"grpo.dual_clip: {grpo.dual_clip:g} has no effect with grpo.loss = cispo, which multiplies no "
+            "loss by an unbounded ratio; set grpo.dual_clip to null",
+            ("grpo.dual_clip", "grpo.loss"),
+        )
+    if grpo.overlong_buffer >= config.rollout.max_new_tokens:
+        yield Mistake(
+            f"grpo.overlong_buffer: {grpo.overlong_buffer} is not below rollout.max_new_tokens = "
+            f"{config.rollout.max_new_tokens}; lower it (0 = off)",
+            ("grpo.overlong_buffer", "rollout.max_new_tokens"),
+        )
+
+
+def _sizes(config: "RunConfig") -> Iterator[Mistake]:
+    grpo = config.grpo
+    completions = grpo.prompts_per_step * grpo.group_size
+    if completions % grpo.minibatches:
+        yield Mistake(
+            f"grpo.minibatches: {grpo.minibatches} does not divide the {completions} completions of a step "
+            f"(prompts_per_step * group_size); give one of {_divisors(completions)}",
+            ("grpo.minibatches", "grpo.prompts_per_step", "grpo.group_size"),
+        )
+
+
+def _eval(config: "RunConfig") -> Iterator[Mistake]:
+    evaluation = config.eval
+    too_large = [k for k in evaluation.pass_at if k > evaluation.samples]
+    if too_large:
+        yield Mistake(
+            f"eval.pass_at: pass@{max(too_large)} needs at least {max(too_large)} samples of a question, but "
+            f"eval.samples is {evaluation.samples}; raise eval.samples",
+            ("eval.pass_at", "eval.samples"),
+        )
+    if len(set(evaluation.pass_at)) < len(evaluation.pass_at):
+        yield Mistake(
+            f"eval.pass_at: {list(evaluation.pass_at)} names a number twice; name each once",
+            ("eval.pass_at",),
+        )
+    if evaluation.temperature == 0 and evaluation.samples > 1:
+        yield Mistake(
+            f"eval.samples: {evaluation.samples} greedy samples (eval.temperature = 0) would all be alike; "
+            "set eval.samples to 1 or raise eval.temperature",
+            ("eval.samples", "eval.temperature"),
+        )
+
+
+def _divisors(number: int) -> str:
+    """The smallest divisors in words, as a hint."""
+    found = [str(candidate) for candidate in range(1, min(number, 1000) + 1) if number % candidate == 0]
+    return ", ".join(found if len(found) <= 8 else [*found[:8], "..."])

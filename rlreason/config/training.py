@@ -1,0 +1,196 @@
+"""The sections `rollout`, `sft`, `grpo`, `eval` and `log`: sampling, optimising, measuring, recording."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from rlreason.config.base import Section
+from rlreason.config.model import Precision
+
+DERIVATIONS = "derivations"
+STYLES = ("guess", "steps")
+
+
+class RolloutConfig(Section):
+    """How completions are sampled."""
+
+    engine: Literal["auto", "native", "transformers"] = Field(
+        default="auto", description="native (fast, for Llama-shaped models) or transformers (any model)"
+    )
+    max_new_tokens: int = Field(
+        default=256, ge=1, description="longest completion in tokens; longer ones are cut off"
+    )
+    temperature: float = Field(
+        default=1.0, gt=0, description="sampling temperature; log-probs are taken at it too"
+    )
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="sample from the likeliest tokens that hold this much; 1 = all"
+    )
+    top_k: int = Field(default=0, ge=0, description="sample from this many likeliest tokens; 0 = all")
+    min_p: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="leave out tokens below this share of the likeliest one; 0 = none",
+    )
+    max_sequences: int = Field(
+        default=128, ge=1, description="completions sampled side by side; bounds memory"
+    )
+    precision: Precision = Field(
+        default="auto", description="number format in sampling; auto = measured on this machine at the start"
+    )
+
+
+class OptimConfig(Section):
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101) and its learning-rate schedule."""
+
+    lr: float = Field(default=1e-5, gt=0, description="peak learning rate")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="learning rate after warm-up; linear and cosine fall to 0"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="optimizer steps in which the rate rises from 0")
+    weight_decay: float = Field(default=0.0, ge=0, description="decoupled weight decay")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="decay of the mean of the gradients")
+    beta2: float = Field(default=0.999, ge=0, lt=1, description="decay of the mean of their squares")
+    eps: float = Field(default=1e-8, gt=0, description="added to the denominator of an update")
+    max_grad_norm: float = Field(
+        default=1.0, gt=0, description="gradients of a larger norm are scaled down to it"
+    )
+
+
+class SftOptimConfig(OptimConfig):
+    """As in GRPO, with the higher learning rate that imitation bears."""
+
+    lr: float = Field(default=5e-5, gt=0, description="peak learning rate")
+
+
+class SftConfig(Section):
+    """Supervised fine-tuning on worked solutions: the cold start."""
+
+    traces: str = Field(
+        default=DERIVATIONS,
+        min_length=1,
+        description="derivations (written by the task), or a JSONL file with prompt, think and answer",
+    )
+    styles: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default={}, description="shares of the ways to think in derivations, guess and steps; {} = steps only"
+    )
+    size: int = Field(default=320, ge=1, description="traces to train on, at most")
+    epochs: int = Field(default=1, ge=1, description="passes over the traces")
+    batch_size: int = Field(default=8, ge=1, description="traces in one optimizer step")
+    optim: SftOptimConfig = Field(default_factory=SftOptimConfig, description="optimizer of this stage")
+
+    @property
+    def style_shares(self) -> dict[str, float]:
+        """The shares of the styles with the default filled in; they sum to 1."""
+        return dict(self.styles) or {"steps": 1.0}
+
+
+class KlConfig(Section):
+    """Penalty for moving away from a reference model. A cheap estimate is recorded even where coef is 0."""
+
+    coef: float = Field(default=0.0, ge=0, description="weight of the penalty; 0 = none")
+    estimator: Literal["k1", "k2", "k3"] = Field(
+        default="k3", description="estimator of the divergence (Schulman's note on approximating KL)"
+    )
+    where: Literal["loss", "reward"] = Field(
+        default="loss", description="add the penalty to the loss or to the reward"
+    )
+    reference: str = Field(
+        default="start",
+        min_length=1,
+        description="start (the model before the stage), adapter_off, or the path or name of a model",
+    )
+
+
+class GrpoConfig(Section):
+    """Group-relative policy optimisation and its relatives. A loss is named after its paper, see docs."""
+
+    steps: int = Field(default=100, ge=1, description="times to sample, score and update")
+    prompts_per_step: int = Field(default=8, ge=1, description="different questions in a step")
+    group_size: int = Field(
+        default=8, ge=2, description="completions of each question; they are compared, so 2 or more"
+    )
+    epochs: int = Field(default=1, ge=1, description="passes over the completions of a step")
+    minibatches: int = Field(
+        default=1, ge=1, description="optimizer steps in a pass; divides the completions"
+    )
+    micro_batch_tokens: int = Field(
+        default=8192,
+        ge=1,
+        description="tokens in one forward and backward pass; bounds memory, changes no result",
+    )
+    loss: Literal["dr_grpo", "grpo", "dapo", "bnpo", "cispo"] = Field(
+        default="dr_grpo", description="policy loss and what it is divided by"
+    )
+    ratio: Literal["token", "sequence"] = Field(
+        default="token", description="importance ratio of a token, or of the whole completion (GSPO)"
+    )
+    clip_low: float = Field(
+        default=0.2, gt=0, le=1, description="the ratio is clipped below 1 - clip_low; cispo does not"
+    )
+    clip_high: float = Field(default=0.2, gt=0, description="the ratio is clipped above 1 + clip_high")
+    dual_clip: float | None = Field(
+        default=None, gt=1, description="bound on the ratio where the advantage is negative; null = none"
+    )
+    advantage_scale: Literal["none", "group", "batch"] = Field(
+        default="none",
+        description="divide advantages by the standard deviation of the group, the batch, or not",
+    )
+    baseline: Literal["mean", "leave_one_out"] = Field(
+        default="mean", description="subtract the group's mean reward, or that of the others (RLOO)"
+    )
+    kl: KlConfig = Field(
+        default_factory=KlConfig, description="penalty for moving away from a reference model"
+    )
+    mask_truncated: bool = Field(
+        default=False, description="leave completions that were cut off out of the loss and the baseline"
+    )
+    overlong_buffer: int = Field(
+        default=0, ge=0, description="tokens before the limit in which a penalty grows (DAPO); 0 = off"
+    )
+    overlong_weight: float = Field(default=1.0, ge=0, description="penalty at the length limit")
+    dynamic_sampling: int = Field(
+        default=0,
+        ge=0,
+        description="extra rounds to replace groups whose rewards are all equal (DAPO); 0 = off",
+    )
+    sampler_correction: float | None = Field(
+        default=2.0,
+        ge=1,
+        description="cap of the sampler-to-trainer importance weights; null = no correction",
+    )
+    share_prompt: bool = Field(
+        default=True, description="compute a prompt once for its group; changes no result"
+    )
+    stop_after_uninformative: int = Field(
+        default=20, ge=0, description="stop after this many steps in a row without any signal; 0 = never"
+    )
+    optim: OptimConfig = Field(default_factory=OptimConfig, description="optimizer of this stage")
+
+
+class EvalConfig(Section):
+    """What is measured on questions that are never trained on."""
+
+    reward: str = Field(
+        default="accuracy", min_length=1, description="reward that says whether an answer is right"
+    )
+    questions: int = Field(default=200, ge=1, description="held-out questions")
+    samples: int = Field(default=1, ge=1, description="completions of each question")
+    temperature: float = Field(default=1.0, ge=0, description="sampling temperature; 0 = greedy")
+    every: int = Field(default=0, ge=0, description="evaluate every so many steps; 0 = before and after only")
+    pass_at: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        default=(1,), strict=False, min_length=1, description="each k of pass@k to report, such as [1, 4]"
+    )
+
+
+class LogConfig(Section):
+    """What is written and shown while training."""
+
+    sample_every: int = Field(
+        default=5, ge=0, description="show a sample with its scores every so many steps; 0 = never"
+    )
+    checkpoint_every: int = Field(
+        default=20, ge=0, description="save every so many steps; 0 = at the end only"
+    )
+    keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints to keep")

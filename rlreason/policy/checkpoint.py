@@ -1,0 +1,75 @@
+"""What a training stage needs to go on: the weights that train, the optimizer, and where it was.
+
+Safetensors and JSON only: nothing is ever unpickled.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from rlreason.errors import UserError
+from rlreason.policy.model import Policy
+
+_FOLDER = "trainer"
+_ADAPTER = "adapter.safetensors"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save_training_state(
+    directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Write the loadable model to `directory`, and the training state beside it in `trainer/`."""
+    policy.save(directory)
+    folder = directory / _FOLDER
+    folder.mkdir()
+    names = {id(parameter): name for name, parameter in policy.trainable().items()}
+    if policy.has_adapter:  # without one, the model beside it is what trains
+        weights = {name: parameter.detach().contiguous() for name, parameter in policy.trainable().items()}
+        save_file(weights, folder / _ADAPTER)
+    moments: dict[str, torch.Tensor] = {}
+    steps: dict[str, float] = {}
+    for parameter, entry in optimizer.state.items():
+        name = names[id(parameter)]
+        steps[name] = float(entry["step"])
+        for moment in _MOMENTS:
+            moments[f"{moment}/{name}"] = entry[moment].contiguous()
+    save_file(moments, folder / "optimizer.safetensors")
+    text = json.dumps({**state, "optimizer_steps": steps}, indent=1)
+    (folder / "state.json").write_text(text, encoding="utf-8")
+
+
+def load_training_state(
+    directory: Path, policy: Policy, optimizer: torch.optim.Optimizer
+) -> dict[str, Any]:
+    """Put a saved state back into `policy` and `optimizer`, and return its `state`.
+
+    `policy` was loaded from `directory`, or, where it has an adapter, from the model the stage started from.
+    Raises UserError naming the file if one is missing or does not fit the model.
+    """
+    folder = directory / _FOLDER
+    try:
+        state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / _ADAPTER) if policy.has_adapter else {}
+        moments = load_file(folder / "optimizer.safetensors")
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{folder} cannot be read ({error}). Delete the checkpoint {directory.name} to go on from the one before."
+        ) from error
+    parameters = policy.trainable()
+    steps = state.pop("optimizer_steps")
+    saved = weights.keys() if policy.has_adapter else steps.keys()
+    if steps and saved != parameters.keys():
+        different = sorted(saved ^ parameters.keys())[:3]
+        raise UserError(f"{folder}: saved from a model with other trainable weights (such as {different})")
+    for name, parameter in parameters.items():
+        if name in weights:
+            parameter.data.copy_(weights[name])
+        if name in steps:
+            entry: dict[str, Any] = {
+                moment: moments[f"{moment}/{name}"].to(parameter.device) for moment in _MOMENTS
+            }
+            optimizer.state[parameter] = {"step": torch.tensor(steps[name]), **entry}
+    return state

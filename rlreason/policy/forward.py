@@ -1,0 +1,96 @@
+"""The trainer's view of completions: their log-probabilities under the policy, with gradient.
+
+Shapes: N rows, W row width, C completions, T completion tokens, H hidden size.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rlreason.algorithms import token_logprobs
+from rlreason.policy.adapter import causal_lm_of
+from rlreason.policy.model import Policy
+from rlreason.policy.packing import Completion, Packed, pack
+
+# In float32, the packed and chunked log-probs agree with a plain forward pass to this, or are not used.
+_PROBE_TOLERANCE = 1e-3
+
+
+class CompletionLogprobs(nn.Module):
+    """Maps a packed micro-batch to the log-probs of its completion tokens.
+
+    A module of its own, because DDP and FSDP hook the forward of what accelerate wraps. The decoder runs
+    without its head; the head is applied to completion tokens only, chunk by chunk, so that no N x W x
+    vocabulary tensor exists. A model whose logits are more than head times hidden state (found by
+    `probe_forward`) gets them from its own forward instead.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.model = policy.model
+        self.chunked = True
+        self._autocast = policy.autocast
+
+    def forward(self, packed: Packed, temperature: float) -> tuple[Tensor, Tensor]:
+        """Return `(logprobs_CT, entropy_CT)` at `temperature`, 0 where `mask_CT` is 0. Natural logs."""
+        causal_lm = causal_lm_of(self.model)
+        attention: Any = packed.valid_NW if packed.attention_N1WW is None else packed.attention_N1WW
+        inputs = {
+            "input_ids": packed.ids_NW,
+            "position_ids": packed.positions_NW,
+            "attention_mask": attention,
+            "use_cache": False,
+        }
+        kept = packed.mask_CT.bool()
+        source, targets = packed.source_CT[kept], packed.targets_CT[kept]
+        head: Any
+        with self._autocast():
+            if self.chunked:
+                hidden_NWH = causal_lm.base_model(**inputs).last_hidden_state
+                states, head = hidden_NWH.flatten(0, 1)[source], causal_lm.get_output_embeddings()
+            else:
+                states, head = causal_lm(**inputs).logits.flatten(0, 1)[source], nn.Identity()
+            flat_logprobs, flat_entropy = token_logprobs(states, head, targets, temperature=temperature)
+        zeros = torch.zeros(packed.mask_CT.shape, device=flat_logprobs.device)
+        return zeros.masked_scatter(kept, flat_logprobs), zeros.masked_scatter(kept, flat_entropy.detach())
+
+
+@torch.no_grad()
+def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, list[str]]:
+    """Find out what this model allows, by comparing with a plain forward pass of `model(ids).logits`.
+
+    Sets `forward.chunked`; returns whether prompts may be shared, and a note for each shortcut that is not
+    taken. Compared in float32 on random tokens: two completions of one prompt.
+    """
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+    draw = torch.randint(0, vocabulary, (3, 8), generator=generator).tolist()
+    prompt, completions = draw[0], draw[1:]
+    sequences = [Completion(0, prompt, completion) for completion in completions]
+    plain = torch.stack([_plain_logprobs(policy, prompt, completion) for completion in completions])
+
+    def gap(share: bool) -> float:
+        (packed,) = pack(sequences, share_prompt=share, budget=4096, width=4096, pad_id=policy.pad_id)
+        logprobs_CT, _ = forward(packed.to(policy.device), 1.0)
+        return float((logprobs_CT - plain[list(packed.order)]).abs().max())
+
+    notes = []
+    autocast, forward._autocast = forward._autocast, torch.no_grad
+    try:
+        if not gap(share=False) < _PROBE_TOLERANCE:
+            forward.chunked = False
+            notes.append("this model's logits are not its head times its hidden state: full logits are computed")
+        shareable = gap(share=True) < _PROBE_TOLERANCE
+    finally:
+        forward._autocast = autocast
+    if not shareable:
+        notes.append("this model's attention takes no block mask: each completion repeats its prompt")
+    return shareable, notes
+
+
+def _plain_logprobs(policy: Policy, prompt: list[int], completion: list[int]) -> Tensor:
+    ids = torch.tensor([prompt + completion], device=policy.device)
+    logits = policy.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
+    targets = torch.tensor(completion, device=policy.device)
+    return torch.log_softmax(logits, -1).gather(-1, targets[:, None])[:, 0]

@@ -1,0 +1,152 @@
+"""The policy: a causal language model, its tokenizer, its adapter; loading, saving, checking."""
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from rlreason.config.model import ModelConfig
+from rlreason.errors import UserError
+from rlreason.policy.adapter import merged_state, with_adapter
+from rlreason.policy.chat import end_of_sequence_ids
+from rlreason.policy.embedded import EMBEDDED, embedded_model
+from rlreason.policy.precision import resolve_precision
+from rlreason.policy.scratch import scratch_model, scratch_tokenizer
+
+
+@dataclass
+class Policy:
+    """What is trained. `model` holds float32 master weights; `dtype` is what products are computed in."""
+
+    model: Any
+    tokenizer: PreTrainedTokenizerBase
+    dtype: torch.dtype
+    eos_ids: tuple[int, ...]
+    pad_id: int
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def autocast(self) -> Any:
+        if self.dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    @contextmanager
+    def adapter_off(self) -> Any:
+        """The model without its LoRA adapter, for a reference that costs no memory."""
+        with self.model.disable_adapter():
+            yield
+
+    @property
+    def has_adapter(self) -> bool:
+        return hasattr(self.model, "peft_config")
+
+    def save(self, directory: Path) -> None:
+        """Write a model that `AutoModelForCausalLM.from_pretrained` loads: adapters merged, template included."""
+        model = self.model
+        if self.has_adapter:
+            merged = merged_state(model)
+            model.get_base_model().save_pretrained(directory, state_dict=merged)
+        else:
+            model.save_pretrained(directory)
+        self.tokenizer.save_pretrained(directory)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that train, by name. Raises UserError if there are none."""
+        found = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        if not found:
+            raise UserError("model: no parameter is trainable; check model.lora.targets")
+        return found
+
+
+def load_policy(
+    config: ModelConfig,
+    *,
+    path: str | Path | None = None,
+    device: torch.device | None = None,
+    scratch_texts: Callable[[], Sequence[str]] | None = None,
+    tags: Sequence[str] = (),
+    dropout: bool = False,
+) -> Policy:
+    """Load the policy of `config`, or the checkpoint at `path` with the rest of `config`.
+
+    With `model.scratch`, a model is made from nothing; its tokenizer covers the characters of
+    `scratch_texts()` and has one token for each of `tags`. Dropout is off unless asked for: in reinforcement
+    learning the ratio of the first pass must be 1. Raises UserError if the model cannot be found
+    or lacks a tokenizer.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.scratch is not None and path is None:
+        tokenizer: Any = scratch_tokenizer(scratch_texts() if scratch_texts else (), tags)
+        model: Any = scratch_model(config.scratch, tokenizer)
+    else:
+        model, tokenizer = _load(config, str(path) if path is not None else config.path)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    model.config.use_cache = False
+    if config.lora is not None:
+        model = with_adapter(model, config.lora)
+    if not dropout:
+        for module in model.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = 0.0
+    model.to(device).train()
+    return Policy(
+        model=model,
+        tokenizer=tokenizer,
+        dtype=resolve_precision(config.precision, device),
+        eos_ids=end_of_sequence_ids(model, tokenizer),
+        pad_id=_pad_id(tokenizer),
+    )
+
+
+def _load(config: ModelConfig, path: str) -> tuple[Any, Any]:
+    local = embedded_model() if path == EMBEDDED else Path(path).expanduser()
+    source = str(local) if local.exists() else path
+    options: dict[str, Any] = {"revision": config.revision} if not local.exists() and config.revision else {}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
+        raise _unreadable(path, local.exists(), "tokenizer", error) from error
+    if not local.exists() or (local / "config.json").exists():
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=torch.float32,
+                attn_implementation=config.attention,
+                use_safetensors=True,
+                **options,
+            )
+        except (OSError, ValueError, ImportError) as error:
+            raise _unreadable(path, local.exists(), "model", error) from error
+        return model, tokenizer
+    raise UserError(f"model.path: {path!r} holds no config.json, so it is no model directory")
+
+
+def _unreadable(path: str, is_local: bool, part: str, error: Exception) -> UserError:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if is_local:
+        return UserError(
+            f"model.path: no {part} can be loaded from the directory {path!r} ({first}). "
+            f"It must hold what save_pretrained writes of model and tokenizer."
+        )
+    return UserError(
+        f"model.path: {path!r} is no local directory, and the {part} of that name could not be fetched from "
+        f"the model hub ({first}). Without a hub, use the embedded model (model.path={EMBEDDED}) or the "
+        f"path of a local model directory."
+    )
+
+
+def _pad_id(tokenizer: Any) -> int:
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        pad = tokenizer.eos_token_id  # masks come from lengths, never from comparing ids
+    return int(pad)

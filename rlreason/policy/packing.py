@@ -1,0 +1,135 @@
+"""Rows for the forward pass: a prompt once, then as many of its completions as fit.
+
+A row is `prompt, completion 1, completion 2, ...`. Every completion sees the prompt and itself, through a
+block mask, and counts its positions on from the prompt's end, so each is computed as if it stood alone. With
+one completion a row this is the plain layout.
+
+Shapes: N rows, W row width, C completions, T completion tokens.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One micro-batch. `source_CT` and `target_CT` index the flattened row: predictor and predicted token.
+
+    `mask_CT` is 1 on completion tokens; `order` names the caller's completion behind each of the C rows.
+    """
+
+    ids_NW: Tensor
+    positions_NW: Tensor
+    attention_N1WW: Tensor | None
+    valid_NW: Tensor
+    source_CT: Tensor
+    targets_CT: Tensor
+    mask_CT: Tensor
+    order: tuple[int, ...]
+
+    def to(self, device: torch.device) -> "Packed":
+        moved = {
+            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return Packed(**{**vars(self), **moved})
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One completion on its way into a row. Equal `group` means equal prompt."""
+
+    group: int
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+
+
+def plan_rows(sequences: Sequence[Completion], *, share_prompt: bool, width: int) -> list[list[int]]:
+    """Group completion indices into rows of at most `width` tokens (a single completion may exceed it)."""
+    rows: list[list[int]] = []
+    group, used = None, 0
+    for index, sequence in enumerate(sequences):
+        length = len(sequence.completion_ids)
+        if share_prompt and rows and group == sequence.group and used + length <= width:
+            rows[-1].append(index)
+            used += length
+        else:
+            rows.append([index])
+            group, used = sequence.group, len(sequence.prompt_ids) + length
+    return rows
+
+
+def pack(
+    sequences: Sequence[Completion], *, share_prompt: bool, budget: int, width: int, pad_id: int
+) -> list[Packed]:
+    """Cut `sequences` into micro-batches of at most `budget` padded tokens, rows of like length together."""
+    rows = plan_rows(sequences, share_prompt=share_prompt, width=min(width, budget))
+    lengths = [
+        len(sequences[row[0]].prompt_ids) + sum(len(sequences[i].completion_ids) for i in row) for row in rows
+    ]
+    batches: list[list[int]] = []
+    for number in sorted(range(len(rows)), key=lambda n: (-lengths[n], n)):
+        # Longest first: the first row of a batch is its width.
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+            batches[-1].append(number)
+        else:
+            batches.append([number])
+    return [_pack_rows(sequences, [rows[n] for n in batch], pad_id) for batch in batches]
+
+
+def _pack_rows(sequences: Sequence[Completion], rows: list[list[int]], pad_id: int) -> Packed:
+    order = [index for row in rows for index in row]
+    width = max(len(sequences[r[0]].prompt_ids) + sum(len(sequences[i].completion_ids) for i in r) for r in rows)
+    longest = max(len(sequences[index].completion_ids) for index in order)
+    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
+    positions = torch.zeros((len(rows), width), dtype=torch.long)
+    # Block 0 is the prompt, 1, 2, ... the completions, -1 padding.
+    block = torch.full((len(rows), width), -1, dtype=torch.long)
+    source = torch.zeros((len(order), longest), dtype=torch.long)
+    targets = torch.zeros((len(order), longest), dtype=torch.long)
+    mask = torch.zeros((len(order), longest))
+    slot = 0
+    for number, row in enumerate(rows):
+        prompt = sequences[row[0]].prompt_ids
+        start = len(prompt)
+        ids[number, :start] = torch.tensor(prompt)
+        positions[number, :start] = torch.arange(start)
+        block[number, :start] = 0
+        cursor = start
+        for place, index in enumerate(row, start=1):
+            completion = sequences[index].completion_ids
+            length = len(completion)
+            span = slice(cursor, cursor + length)
+            ids[number, span] = torch.tensor(completion)
+            positions[number, span] = torch.arange(start, start + length)
+            block[number, span] = place
+            # The first token is predicted at the prompt's end, each later one at its predecessor.
+            predictor = torch.arange(cursor - 1, cursor + length - 1)
+            predictor[0] = start - 1
+            source[slot, :length] = predictor + number * width
+            targets[slot, :length] = ids[number, span]
+            mask[slot, :length] = 1.0
+            cursor += length
+            slot += 1
+    shared = any(len(row) > 1 for row in rows)
+    return Packed(
+        ids_NW=ids,
+        positions_NW=positions,
+        attention_N1WW=_block_mask(block) if shared else None,
+        valid_NW=(block >= 0).long(),
+        source_CT=source,
+        targets_CT=targets,
+        mask_CT=mask,
+        order=tuple(order),
+    )
+
+
+def _block_mask(block_NW: Tensor) -> Tensor:
+    """Who may look at whom: backwards only, at the prompt or at one's own block; padding at itself."""
+    width = block_NW.shape[1]
+    causal = torch.ones(width, width, dtype=torch.bool).tril()
+    query, key = block_NW[:, :, None], block_NW[:, None, :]
+    allowed = causal & ((key == query) | ((key == 0) & (query > 0)))
+    return (allowed | torch.eye(width, dtype=torch.bool)).unsqueeze(1)

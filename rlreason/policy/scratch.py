@@ -1,0 +1,57 @@
+"""A small Llama-shaped model made from nothing, and a tokenizer for it."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+_PAD, _START, _END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+_CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' + message['content'] }}<|im_end|>"
+    "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>{{ 'assistant\n' }}{% endif %}"
+)
+
+
+def scratch_tokenizer(texts: Iterable[str], words: Iterable[str] = ()) -> PreTrainedTokenizerFast:
+    """A tokenizer with one token a character of `texts`, and one for each of `words` (tags, say).
+
+    Characters that `texts` do not hold become `<|unk|>`.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    template_text = "systemuserassistant\n"
+    characters = sorted({character for text in texts for character in text} | set(template_text))
+    vocabulary = {token: index for index, token in enumerate([_PAD, "<|unk|>", _START, _END, *characters])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_tokens([word for word in words if word not in vocabulary])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=_PAD,
+        unk_token="<|unk|>",
+        eos_token=_END,
+        chat_template=_CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def scratch_model(scratch: Any, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A randomly initialised Llama of the shape `scratch` (`config.ScratchConfig`), tied embeddings.
+
+    Draws from torch's global generator: seed it first.
+    """
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=scratch.hidden_size,
+        intermediate_size=scratch.intermediate_size,
+        num_hidden_layers=scratch.layers,
+        num_attention_heads=scratch.heads,
+        num_key_value_heads=scratch.kv_heads,
+        max_position_embeddings=scratch.max_positions,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return LlamaForCausalLM(config)

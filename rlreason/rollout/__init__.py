@@ -1,0 +1,39 @@
+"""Sampling completions: one protocol, several engines."""
+
+from rlreason.config.training import RolloutConfig
+from rlreason.errors import UserError
+from rlreason.policy.adapter import causal_lm_of
+from rlreason.policy.model import Policy
+from rlreason.policy.precision import resolve_precision
+from rlreason.rollout.engine import Engine, Request, Sampling
+from rlreason.rollout.native import NativeEngine, unsupported
+from rlreason.rollout.transformers_engine import TransformersEngine
+
+__all__ = ["Engine", "Request", "Sampling", "build_engine"]
+
+
+def build_engine(policy: Policy, config: RolloutConfig) -> tuple[Engine, str]:
+    """Return the engine of `config` for `policy`, and a line that says which and why.
+
+    `auto` takes the native engine for the architectures it knows, else transformers.
+    Raises UserError if `native` is asked for and cannot run the model.
+    """
+    reason = unsupported(causal_lm_of(policy.model))
+    dtype = resolve_precision(config.precision, policy.device)
+    if config.engine == "native" and reason is not None:
+        raise UserError(f"rollout.engine: 'native' cannot run this model ({reason}); use 'auto' or 'transformers'")
+    precision = str(dtype).removeprefix("torch.")
+    if config.engine != "transformers" and reason is None:
+        native = NativeEngine(
+            policy.model, eos_ids=policy.eos_ids, max_sequences=config.max_sequences, dtype=dtype
+        )
+        return native, f"native, {precision}"
+    general = TransformersEngine(
+        policy.model,
+        eos_ids=policy.eos_ids,
+        pad_id=policy.pad_id,
+        max_sequences=config.max_sequences,
+        autocast=policy.autocast,
+    )
+    why = "as configured" if config.engine == "transformers" else reason
+    return general, f"transformers generate ({why})"

@@ -1,0 +1,40 @@
+"""What every rollout engine offers, and the sampling parameters they all understand."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlreason.types import Rollout
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How to draw tokens. `temperature` 0 means greedy; the log-probs are then those of temperature 1."""
+
+    max_new_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt and the seeds of the completions wanted of it: one completion a seed."""
+
+    prompt_ids: list[int]
+    seeds: tuple[int, ...]
+
+
+class Engine(Protocol):
+    """Samples completions from the policy's current weights."""
+
+    name: str
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Rollout]]:
+        """Return for each request its completions, in the order of its seeds."""
+        ...
+
+    def refresh(self) -> None:
+        """Take over the policy's weights after an update."""
+        ...

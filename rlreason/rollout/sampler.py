@@ -1,0 +1,54 @@
+"""Drawing one token a row from logits: temperature, top-k, top-p, min-p, and its log-probability.
+
+Shapes: S rows, V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+from rlreason.rollout.engine import Sampling
+
+
+def sample_tokens(logits_SV: Tensor, uniform_S: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Draw one token a row by inverting the cumulative distribution at `uniform_S` in [0, 1).
+
+    One uniform number a token makes a row's draw depend on its own seed alone, whatever shares the batch.
+    Returns `(tokens_S, logprobs_S)`; the log-probs are those of the full distribution at the sampler's
+    temperature, before any cut, which is what the trainer can recompute.
+    """
+    logits_SV = logits_SV.float()
+    if sampling.temperature == 0:
+        tokens_S = logits_SV.argmax(-1)
+        return tokens_S, _gather(torch.log_softmax(logits_SV, -1), tokens_S)
+    logprobs_SV = torch.log_softmax(logits_SV / sampling.temperature, -1)
+    probs_SV = _cut(logprobs_SV.exp(), sampling)
+    cumulative_SV = probs_SV.cumsum(-1)
+    # The last entry is the total mass left after the cut; a token of zero mass is never the first above.
+    threshold_S1 = uniform_S.unsqueeze(-1) * cumulative_SV[:, -1:]
+    tokens_S = torch.searchsorted(cumulative_SV, threshold_S1, right=True).squeeze(-1)
+    # Rounding can push a threshold onto the total: fall back to the likeliest token, never to a cut one.
+    beyond_S = tokens_S >= logits_SV.shape[-1]
+    if beyond_S.any():
+        tokens_S = torch.where(beyond_S, probs_SV.argmax(-1), tokens_S)
+    return tokens_S, _gather(logprobs_SV, tokens_S)
+
+
+def _gather(values_SV: Tensor, tokens_S: Tensor) -> Tensor:
+    return values_SV.gather(-1, tokens_S.unsqueeze(-1)).squeeze(-1)
+
+
+def _cut(probs_SV: Tensor, sampling: Sampling) -> Tensor:
+    """Zero what top-k, min-p and top-p (nucleus, arXiv 1904.09751) leave out; the likeliest token stays."""
+    if 0 < sampling.top_k < probs_SV.shape[-1]:
+        kth_S1 = probs_SV.topk(sampling.top_k, -1).values[:, -1:]
+        probs_SV = probs_SV.masked_fill(probs_SV < kth_S1, 0.0)
+    if sampling.min_p > 0:
+        floor_S1 = sampling.min_p * probs_SV.amax(-1, keepdim=True)
+        probs_SV = probs_SV.masked_fill(probs_SV < floor_S1, 0.0)
+    if sampling.top_p < 1:
+        probs_SV = probs_SV / probs_SV.sum(-1, keepdim=True)
+        ordered_SV, order_SV = probs_SV.sort(-1, descending=True)
+        # A token is kept while the mass before it is below top_p.
+        outside_SV = ordered_SV.cumsum(-1) - ordered_SV >= sampling.top_p
+        probs_SV = probs_SV.masked_fill(outside_SV.scatter(-1, order_SV, outside_SV), 0.0)
+    return probs_SV

@@ -1,0 +1,77 @@
+"""The rubric of a config, applied to examples: one scorer for training and for evaluation."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rewards import Rubric, RubricScore, Score, Term, load_reward
+from rlreason.config import RunConfig
+from rlreason.errors import UserError
+from rlreason.types import Example
+
+FORMAT = "think_format"
+_RESERVED = frozenset({"completions", "prompts", "prefill", "answer", "answer_type"})
+
+
+class Scorer:
+    """Scores completions by the rubric, and by what is observed at weight 0: `eval.reward` and the format."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.main = config.eval.reward
+        self._answer_type = config.task.answer_type
+        terms = []
+        for name, term in config.rewards.items():
+            terms.append(Term(name, _load(name, term.args), term.weight, term.gate))
+        for name in dict.fromkeys((self.main, FORMAT)):
+            if name not in config.rewards:
+                terms.append(Term(name, _load(name, {}), 0.0, None))
+        self._rubric = Rubric(terms)
+
+    def score(
+        self, examples: Sequence[Example], completions: Sequence[str], prefills: Sequence[str]
+    ) -> list[RubricScore]:
+        """One RubricScore a completion. Raises UserError if a reward lacks a column or breaks its contract."""
+        try:
+            return self._rubric.score(
+                list(completions), prefill=list(prefills), columns=self._columns(examples)
+            )
+        except ValueError as error:
+            raise UserError(f"rewards: {error}") from error
+
+    def _columns(self, examples: Sequence[Example]) -> dict[str, list[Any]]:
+        names = {name for example in examples for name in example.metadata} - _RESERVED
+        columns: dict[str, list[Any]] = {
+            name: [example.metadata.get(name) for example in examples] for name in sorted(names)
+        }
+        columns["prompts"] = [example.prompt for example in examples]
+        columns["answer"] = [example.answer for example in examples]
+        columns["answer_type"] = [
+            example.metadata.get("answer_type") or self._answer_type for example in examples
+        ]
+        return columns
+
+
+def _load(name: str, args: dict[str, Any]) -> Any:
+    try:
+        reward = load_reward(name)
+        return reward.with_options(**args) if args else reward
+    except (ValueError, ImportError) as error:
+        raise UserError(f"rewards.{name}: {error}") from error
+
+
+def unreadable_golds(
+    scorer: Scorer, examples: Sequence[Example], rendered: Sequence[str]
+) -> list[tuple[int, Score]]:
+    """Dry-run of the rewards on the known right answers, before any model is loaded.
+
+    `rendered` holds, for each example, a completion that gives its gold answer. Returns the row numbers at
+    which the main reward abstains or gives less than full marks, with what it said. Rewards whose gold
+    answer is no answer text (an expression is asked for, the gold is its value) are not listed for a 0.
+    """
+    scores = scorer.score(examples, rendered, [""] * len(rendered))
+    bad = []
+    for row, score in enumerate(scores):
+        said = score.parts[scorer.main]
+        wrong = said.value is not None and said.value < 1 and scorer.main == "accuracy"
+        if said.value is None or wrong:
+            bad.append((row, said))
+    return bad

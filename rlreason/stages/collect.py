@@ -1,0 +1,104 @@
+"""Sample and score: from questions to scored completions.
+
+Shapes: P prompts, G completions of each.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rewards import RubricScore
+from rlreason.policy.chat import RenderedPrompt, Renderer
+from rlreason.rollout import Engine, Request, Sampling
+from rlreason.scoring import Scorer
+from rlreason.seeds import derive_seed
+from rlreason.types import Rollout
+
+
+@dataclass
+class Sample:
+    """One completion on its way through a step. `group` numbers its prompt within the step."""
+
+    group: int
+    prompt: RenderedPrompt
+    rollout: Rollout
+    text: str
+    score: RubricScore
+    reward: float | None
+    advantage: float = 0.0
+
+    @property
+    def truncated(self) -> bool:
+        return self.rollout.finish_reason == "length"
+
+
+class PromptStream:
+    """The training prompts in an endless, seeded order: every pass over them is a new permutation.
+
+    `position` says how many have been handed out; a resumed run sets it and goes on with the same order.
+    """
+
+    def __init__(self, prompts: Sequence[RenderedPrompt], seed: int) -> None:
+        self._prompts = prompts
+        self._seed = seed
+        self._pass = -1
+        self._order: list[int] = []
+        self.position = 0
+
+    def take(self, count: int) -> list[RenderedPrompt]:
+        return [self._next() for _ in range(count)]
+
+    def _next(self) -> RenderedPrompt:
+        number, place = divmod(self.position, len(self._prompts))
+        if number != self._pass:
+            self._pass = number
+            self._order = list(range(len(self._prompts)))
+            random.Random(derive_seed("order", self._seed, number)).shuffle(self._order)
+        self.position += 1
+        return self._prompts[self._order[place]]
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Samples and scores one batch of prompts."""
+
+    engine: Engine
+    renderer: Renderer
+    scorer: Scorer
+    sampling: Sampling
+    eos_ids: Sequence[int]
+    group_size: int
+    seed: int
+
+    def sample(
+        self, prompts: Sequence[RenderedPrompt], *, step: int, first_group: int
+    ) -> list[tuple[int, RenderedPrompt, Rollout]]:
+        """Draw `group_size` completions of each prompt; seeds derive from step, group and place in it."""
+        requests = [
+            Request(
+                prompt.ids,
+                tuple(
+                    derive_seed("rollout", self.seed, step, first_group + number, place)
+                    for place in range(self.group_size)
+                ),
+            )
+            for number, prompt in enumerate(prompts)
+        ]
+        return [
+            (first_group + number, prompt, rollout)
+            for number, (prompt, rollouts) in enumerate(
+                zip(prompts, self.engine.generate(requests, self.sampling), strict=True)
+            )
+            for rollout in rollouts
+        ]
+
+    def score(self, drawn: Sequence[tuple[int, RenderedPrompt, Rollout]]) -> list[Sample]:
+        """Decode and score completions; `reward` starts as the rubric's total, None for an abstention."""
+        texts = [self.renderer.decode(rollout.completion_ids, self.eos_ids) for _, _, rollout in drawn]
+        scores = self.scorer.score(
+            [prompt.example for _, prompt, _ in drawn], texts, [prompt.prefill for _, prompt, _ in drawn]
+        )
+        return [
+            Sample(group, prompt, rollout, text, score, score.total)
+            for (group, prompt, rollout), text, score in zip(drawn, texts, scores, strict=True)
+        ]

@@ -1,0 +1,194 @@
+"""Stage `grpo`: group-relative policy optimisation (arXiv 2402.03300) and its relatives.
+
+The loop is `train_grpo`, and it reads: sample, score, advantage, update, record.
+"""
+
+import math
+from pathlib import Path
+
+import torch
+from accelerate.utils import gather_object
+
+from rlreason.algorithms import group_advantages, overlong_penalty
+from rlreason.errors import UserError
+from rlreason.stages.clock import Clock
+from rlreason.stages.collect import Sample
+from rlreason.stages.context import RunContext
+from rlreason.stages.grpo_setup import GrpoSetup, evaluate, prepare, save_checkpoint
+from rlreason.stages.interrupt import Interrupts
+from rlreason.stages.record import sample_records, step_record
+from rlreason.stages.update import UpdateResult
+
+
+def train_grpo(context: RunContext) -> None:
+    """Run the stage to its last step; afterwards `context.start` is the trained model's directory."""
+    setup = prepare(context)
+    clock = Clock()
+    with Interrupts() as interrupts:
+        while setup.step < context.config.grpo.steps and not interrupts.requested:
+            clock.start()
+            step = setup.step + 1
+            samples = sample_and_score(context, setup, step, clock)
+            advantage(context, setup, samples)
+            clock.lap("advantage")
+            result = setup.updater.update(samples, step)
+            setup.engine.refresh()
+            clock.lap("update")
+            setup.step = step
+            record(context, setup, samples, result, clock)
+    if interrupts.requested:
+        save_checkpoint(context, setup)
+        raise KeyboardInterrupt(interrupts.requested)
+    finish(context, setup)
+
+
+# ---------------------------------------------------------------------- sample, score
+
+
+def sample_and_score(context: RunContext, setup: GrpoSetup, step: int, clock: Clock) -> list[Sample]:
+    """Draw and score the step's groups; every process returns those of all processes.
+
+    With dynamic sampling (DAPO, arXiv 2503.14476, section 3.2) groups whose rewards are all equal are
+    replaced from further questions, for at most `dynamic_sampling` rounds; what is still without signal
+    then fills the step up.
+    """
+    config = context.config.grpo
+    kept: list[Sample] = []
+    spare: list[Sample] = []
+    for round_number in range(config.dynamic_sampling + 1):
+        missing = config.prompts_per_step - len({sample.group for sample in kept})
+        if missing == 0:
+            break
+        first = round_number * config.prompts_per_step
+        fresh = draw(context, setup, step, first, missing, clock)
+        if config.dynamic_sampling == 0:
+            return fresh
+        with_signal = {
+            group
+            for group in {sample.group for sample in fresh}
+            if has_signal([sample for sample in fresh if sample.group == group])
+        }
+        kept += [sample for sample in fresh if sample.group in with_signal]
+        spare += [sample for sample in fresh if sample.group not in with_signal]
+    missing = config.prompts_per_step - len({sample.group for sample in kept})
+    fill = sorted({sample.group for sample in spare})[:missing]
+    return kept + [sample for sample in spare if sample.group in fill]
+
+
+def draw(
+    context: RunContext, setup: GrpoSetup, step: int, first_group: int, count: int, clock: Clock
+) -> list[Sample]:
+    """Sample and score `count` further prompts, shared out over the processes."""
+    accelerator = context.accelerator
+    prompts = setup.stream.take(count)
+    share = list(enumerate(prompts))[accelerator.process_index :: accelerator.num_processes]
+    drawn = []
+    if share:
+        drawn = setup.collector.sample(share, step=step, first_group=first_group)
+    clock.lap("sample")
+    scored = setup.collector.score(drawn) if drawn else []
+    apply_overlong(context, scored)
+    if accelerator.num_processes > 1:
+        scored = sorted(gather_object(scored), key=lambda sample: sample.group)
+    clock.lap("score")
+    return scored
+
+
+def apply_overlong(context: RunContext, samples: list[Sample]) -> None:
+    """Soft overlong punishment (DAPO, eq. 13), and masking of truncated completions."""
+    config = context.config
+    for sample in samples:
+        if config.grpo.mask_truncated and sample.truncated:
+            sample.reward = None
+        if config.grpo.overlong_buffer and sample.reward is not None:
+            length = len(sample.rollout.completion_ids)
+            penalty = overlong_penalty(
+                torch.tensor([length]),
+                max_new_tokens=config.rollout.max_new_tokens,
+                buffer=config.grpo.overlong_buffer,
+            )
+            sample.reward += config.grpo.overlong_weight * float(penalty)
+
+
+def has_signal(samples: list[Sample]) -> bool:
+    """Whether the rewards of a group differ; abstentions do not count."""
+    rewards = [sample.reward for sample in samples if sample.reward is not None]
+    return bool(rewards) and max(rewards) > min(rewards)
+
+
+# ---------------------------------------------------------------------- advantage
+
+
+def advantage(context: RunContext, setup: GrpoSetup, samples: list[Sample]) -> None:
+    """Fill in each sample's advantage, relative to its group; an abstention has none and no baseline share."""
+    config = context.config.grpo
+    setup.updater.penalize_kl(samples)
+    rewards = [math.nan if s.reward is None else s.reward for s in samples]
+    advantages = group_advantages(
+        torch.tensor(rewards, dtype=torch.float64),
+        torch.tensor([sample.group for sample in samples]),
+        baseline=config.baseline,
+        scale=config.advantage_scale,
+    )
+    for sample, value in zip(samples, advantages.tolist(), strict=True):
+        sample.advantage = value
+
+
+# ---------------------------------------------------------------------- record
+
+
+def record(
+    context: RunContext, setup: GrpoSetup, samples: list[Sample], result: UpdateResult, clock: Clock
+) -> None:
+    """Write and show the step; save and evaluate when it is time; stop a run that gets no signal."""
+    config = context.config
+    line = step_record(config, setup.step, samples, result, main=context.scorer.main)
+    setup.without_signal = 0 if line["informative"] else setup.without_signal + 1
+    clock.lap("record")
+    line["time"] = clock.finish(tokens=line["tokens"], steps_left=config.grpo.steps - setup.step)
+    if context.accelerator.is_main_process:
+        context.run.append_samples(sample_records(setup.step, samples))
+        context.run.append_metrics(line)
+        context.view.step(line)
+        if config.log.sample_every and setup.step % config.log.sample_every == 0:
+            show_sample(context, samples)
+    if config.eval.every and setup.step % config.eval.every == 0 and setup.step < config.grpo.steps:
+        evaluate(context, setup, f"step-{setup.step:06d}")
+    if config.log.checkpoint_every and setup.step % config.log.checkpoint_every == 0:
+        save_checkpoint(context, setup)
+    limit = config.grpo.stop_after_uninformative
+    if limit and setup.without_signal >= limit:
+        raise UserError(no_signal_text(limit, samples))
+
+
+def show_sample(context: RunContext, samples: list[Sample]) -> None:
+    """Show the first sample of the first group that has signal, or of the first group."""
+    shown = next((s for s in samples if s.advantage > 0), samples[0])
+    scores = {name: (part.value, part.reason) for name, part in shown.score.parts.items()}
+    text = shown.prompt.prefill + shown.text
+    context.view.sample(shown.prompt.example.question, text, scores, shown.advantage)
+
+
+def no_signal_text(limit: int, samples: list[Sample]) -> str:
+    """Name the likely cause of a run without signal, and the remedy."""
+    truncated = sum(s.truncated for s in samples) / len(samples)
+    best = max((s.reward for s in samples if s.reward is not None), default=None)
+    if truncated > 0.5:
+        cause = f"{truncated:.0%} of the completions are cut off: raise rollout.max_new_tokens"
+    elif best is None:
+        cause = "every reward abstains: check the gold answers and task.answer_type"
+    elif best <= 0:
+        cause = "no completion earns anything: take easier questions, larger groups, or a cold start (stage sft)"
+    else:
+        cause = "all completions of a question earn the same: take harder questions or larger groups"
+    return (
+        f"grpo.stop_after_uninformative: {limit} steps in a row had no group with different rewards, so "
+        f"nothing can be learned; {cause}"
+    )
+
+
+def finish(context: RunContext, setup: GrpoSetup) -> None:
+    """Save the model, then measure it on the held-out questions."""
+    if context.accelerator.is_main_process:
+        context.start = Path(context.run.save_directory("model", setup.policy.save))
+    context.after = evaluate(context, setup, "after")

@@ -1,0 +1,148 @@
+"""What the GRPO loop works with: prepared before its first step, or put back by a resumed run."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from rlreason.errors import UserError
+from rlreason.evaluation.evaluator import Evaluation, Evaluator
+from rlreason.policy.chat import RenderedPrompt, Renderer, render_all
+from rlreason.policy.checkpoint import load_training_state, save_training_state
+from rlreason.policy.forward import CompletionLogprobs, probe_forward
+from rlreason.policy.model import Policy
+from rlreason.rollout import Engine, Sampling, build_engine
+from rlreason.stages.collect import Collector, PromptStream
+from rlreason.stages.context import RunContext
+from rlreason.stages.plan import grpo_plan
+from rlreason.stages.policies import load_reference, load_stage_policy
+from rlreason.stages.update import Updater
+
+NAME = "grpo"
+
+
+@dataclass
+class GrpoSetup:
+    """The moving parts of the stage. `step` is the last step that is done."""
+
+    policy: Policy
+    engine: Engine
+    collector: Collector
+    stream: PromptStream
+    updater: Updater
+    evaluator: Evaluator
+    step: int = 0
+    without_signal: int = 0
+
+
+def prepare(context: RunContext) -> GrpoSetup:
+    """Load or resume policy, sampler and optimizer, show the plan, and measure the start."""
+    config = context.config
+    saved = context.run.latest_checkpoint()
+    start = context.start
+    if saved is not None and config.model.lora is None:
+        context.start = saved[1]
+    policy = load_stage_policy(context)
+    context.start = start
+    reference = load_reference(context, policy)
+    engine, engine_name = build_engine(policy, config.rollout)
+    renderer = Renderer(policy.tokenizer, prompt_format=config.prompt.format, system=config.prompt.system)
+    train, held_out = _render(context, policy, renderer)
+    forward = CompletionLogprobs(policy)
+    shareable, notes = probe_forward(policy, forward)
+    rollout = config.rollout
+    sampling = Sampling(
+        rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k, rollout.min_p
+    )
+    setup = GrpoSetup(
+        policy=policy,
+        engine=engine,
+        collector=Collector(
+            engine, renderer, context.scorer, sampling, policy.eos_ids, config.grpo.group_size, config.seed
+        ),
+        stream=PromptStream(train, config.seed),
+        updater=Updater(
+            config,
+            policy,
+            reference,
+            context.accelerator.prepare(forward),
+            context.accelerator,
+            shareable=shareable,
+        ),
+        evaluator=Evaluator(config, context.scorer, renderer, held_out),
+    )
+    context.view.plan(grpo_plan(config, policy, engine_name, train, held_out))
+    for line in notes:
+        context.view.note(line)
+    if saved is None:
+        context.run.rewind(0, NAME)
+        context.before = evaluate(context, setup, "before")
+    else:
+        _resume(context, setup, saved[0])
+    return setup
+
+
+def _render(
+    context: RunContext, policy: Policy, renderer: Renderer
+) -> tuple[list[RenderedPrompt], list[RenderedPrompt]]:
+    """Render both sets of questions; refuse a limit that leaves none, or a model too short for it."""
+    config = context.config
+    limit = config.prompt.max_tokens
+    train, long_train = render_all(renderer, context.data.train, max_tokens=limit)
+    held_out, long_held_out = render_all(renderer, context.data.held_out, max_tokens=limit)
+    if long_train or long_held_out:
+        context.view.note(
+            f"prompts over prompt.max_tokens={limit}: {long_train} training and {long_held_out} held-out "
+            "questions left out"
+        )
+    if not train or not held_out:
+        raise UserError(
+            f"prompt.max_tokens={limit}: no question fits ({long_train} training and {long_held_out} held-out "
+            f"prompts are longer); raise it"
+        )
+    positions = getattr(policy.model.config, "max_position_embeddings", None)
+    longest = max(len(prompt.ids) for prompt in [*train, *held_out]) + config.rollout.max_new_tokens
+    if positions is not None and longest > positions:
+        raise UserError(
+            f"rollout.max_new_tokens={config.rollout.max_new_tokens}: with the longest prompt that makes "
+            f"{longest} tokens, and this model has {positions} positions; lower it or prompt.max_tokens"
+        )
+    return train, held_out
+
+
+def evaluate(context: RunContext, setup: GrpoSetup, label: str) -> Evaluation:
+    """Measure the policy as it is; keep the numbers and every completion under `label`."""
+    context.view.note(f"evaluating on held-out questions ({label}) ...")
+    evaluation = setup.evaluator.run(setup.engine, setup.policy.eos_ids)
+    if context.accelerator.is_main_process:
+        context.save_evaluation(label, evaluation)
+        context.view.evaluation(label, evaluation.summary)
+    return evaluation
+
+
+def save_checkpoint(context: RunContext, setup: GrpoSetup) -> None:
+    """Save what going on after `setup.step` needs."""
+    if not context.accelerator.is_main_process or setup.step == 0:
+        return
+    state: dict[str, Any] = {
+        "stage": NAME,
+        "step": setup.step,
+        "updates": setup.updater.updates,
+        "position": setup.stream.position,
+        "without_signal": setup.without_signal,
+    }
+    context.run.save_checkpoint(
+        setup.step,
+        lambda folder: save_training_state(folder, setup.policy, setup.updater.optimizer, state),
+    )
+
+
+def _resume(context: RunContext, setup: GrpoSetup, step: int) -> None:
+    path = context.run.checkpoint_path(step)
+    state = load_training_state(path, setup.policy, setup.updater.optimizer)
+    setup.step = step
+    setup.updater.updates = state["updates"]
+    setup.stream.position = state["position"]
+    setup.without_signal = state["without_signal"]
+    setup.engine.refresh()
+    context.run.rewind(step, NAME)
+    context.before = context.load_evaluation("before")
+    context.view.note(f"going on after step {step} of {context.config.grpo.steps}, from {path}")

@@ -1,0 +1,55 @@
+"""Loading the policy that a stage starts from, and the reference it is held against."""
+
+from dataclasses import replace
+
+from rlreason.policy.chat import Renderer
+from rlreason.policy.forward import CompletionLogprobs
+from rlreason.policy.model import Policy, load_policy
+from rlreason.seeds import derive_seed
+from rlreason.stages.context import RunContext
+
+
+def load_stage_policy(
+    context: RunContext, *, texts: list[str] | None = None, dropout: bool = False
+) -> Policy:
+    """The policy that a stage starts from: the last stage's model, or what the config names.
+
+    The tokenizer of a model made from nothing covers `texts`, the questions and the system prompt.
+    """
+    import torch
+
+    config = context.config
+    tags = Renderer.tags(config.prompt.format)
+
+    def scratch_texts() -> list[str]:
+        system = Renderer.system_text(config.prompt.format, config.prompt.system)
+        questions = [example.question for example in context.data.train]
+        return [*(texts or []), *questions, system or ""]
+
+    torch.manual_seed(derive_seed("weights", config.seed))
+    return load_policy(
+        config.model,
+        path=context.start,
+        device=context.accelerator.device,
+        scratch_texts=scratch_texts,
+        tags=tags,
+        dropout=dropout,
+    )
+
+
+def load_reference(context: RunContext, policy: Policy) -> CompletionLogprobs | None:
+    """The frozen reference of `grpo.kl.reference`; None for `adapter_off`, which is the policy itself.
+
+    With an adapter, `start` is that too: the adapter starts as the identity. Otherwise `start` is a copy of
+    the model that the stage began with, also in a resumed run.
+    """
+    kind = context.config.grpo.kl.reference
+    if kind == "adapter_off" or (kind == "start" and policy.has_adapter):
+        return None
+    path = context.start if kind == "start" else kind
+    plain = context.config.model.model_copy(update={"lora": None, "gradient_checkpointing": False})
+    frozen = load_policy(plain, path=path, device=policy.device) if path is not None else None
+    if frozen is None:
+        frozen = load_stage_policy(replace(context, config=context.config.model_copy(update={"model": plain})))
+    frozen.model.requires_grad_(False)
+    return CompletionLogprobs(frozen)

@@ -1,0 +1,68 @@
+"""Record: what a step leaves behind in `metrics.jsonl` and `samples.jsonl`."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rewards import parse
+from rlreason.config import RunConfig
+from rlreason.scoring import FORMAT
+from rlreason.stages.collect import Sample
+from rlreason.stages.update import UpdateResult
+from rlreason.tasks import derives
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
+
+
+def step_record(
+    config: RunConfig, step: int, samples: Sequence[Sample], result: UpdateResult, *, main: str
+) -> dict[str, Any]:
+    """The line of a step. Shares are in [0, 1]; lengths in tokens; log-probs, KL and entropy in nats."""
+    groups: dict[int, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(sample.group, []).append(sample)
+    informative = [any(s.advantage != 0 for s in group) for group in groups.values()]
+    lengths = [len(s.rollout.completion_ids) for s in samples]
+    record: dict[str, Any] = {
+        "stage": "grpo",
+        "step": step,
+        "steps": config.grpo.steps,
+        "reward": _mean(s.reward for s in samples),
+        "accuracy": _mean(s.score.parts[main].value for s in samples),
+        "format": _mean(s.score.parts[FORMAT].value for s in samples),
+        "derives": _mean(float(derives(parse(s.text, prefill=s.prompt.prefill).think or "")) for s in samples),
+        "length": _mean(float(n) for n in lengths),
+        "truncated": _mean(float(s.truncated) for s in samples),
+        "abstained": _mean(float(s.score.total is None) for s in samples),
+        "informative": _mean(float(flag) for flag in informative),
+        "tokens": sum(lengths),
+        **result.record(),
+    }
+    for name in samples[0].score.parts:
+        record[f"reward/{name}"] = _mean(s.score.parts[name].value for s in samples)
+    return record
+
+
+def sample_records(step: int, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """One record a rollout: its prompt, its text, each reward with its reason, its advantage."""
+    return [
+        {
+            "stage": "grpo",
+            "step": step,
+            "group": sample.group,
+            "question": sample.prompt.example.question,
+            "answer": sample.prompt.example.answer,
+            "prefill": sample.prompt.prefill,
+            "text": sample.text,
+            "finish_reason": sample.rollout.finish_reason,
+            "tokens": len(sample.rollout.completion_ids),
+            "reward": sample.reward,
+            "advantage": sample.advantage,
+            "scores": {
+                name: {"value": part.value, "reason": part.reason} for name, part in sample.score.parts.items()
+            },
+        }
+        for sample in samples
+    ]

@@ -1,0 +1,128 @@
+"""A run: its checks, its stages in order, its verdict."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rewards import SPECS
+from rlreason.config import RunConfig, dump
+from rlreason.errors import UserError
+from rlreason.report.terminal import View
+from rlreason.runs import RunDirectory
+from rlreason.scoring import Scorer, unreadable_golds
+from rlreason.stages.context import RunContext
+from rlreason.tasks import TaskData, load_tasks
+
+_SHOWN_GOLDS = 3
+
+
+def run(config: RunConfig) -> None:
+    """Train as `config` says, in `output_dir/name`; go on where an earlier process stopped.
+
+    Questions and rewards are checked before torch is imported. Raises UserError for what the user has to
+    change, KeyboardInterrupt after an interrupt, with everything saved and the way to go on printed.
+    """
+    scorer = Scorer(config)
+    data = load_tasks(config.task, seed=config.seed, eval_questions=config.eval.questions)
+    data, left_out = _readable(config, scorer, data)
+    root = Path(config.output_dir) / config.name
+    with RunDirectory.open(root, dump(config)) as directory, View() as view:
+        if left_out:
+            view.note(left_out)
+        context = RunContext(config, directory, view, data, scorer, accelerator=_accelerator(config))
+        try:
+            _run_stages(context)
+        except KeyboardInterrupt:
+            view.close()
+            print(_how_to_go_on(directory), file=sys.stderr)
+            raise
+
+
+def _readable(config: RunConfig, scorer: Scorer, data: TaskData) -> tuple[TaskData, str]:
+    """Dry-run the rewards on every gold answer; leave out, count, or refuse those that cannot be read."""
+    spec = SPECS[config.prompt.format]
+    kept: dict[str, list[Any]] = {}
+    bad_total, total, shown = 0, 0, []
+    for part, examples in (("train", data.train), ("held_out", data.held_out)):
+        rendered = [_gold_completion(spec, example.answer) for example in examples]
+        bad = dict(unreadable_golds(scorer, examples, rendered))
+        shown += [f"{examples[row].answer!r} ({score.reason})" for row, score in bad.items()]
+        kept[part] = [example for row, example in enumerate(examples) if row not in bad]
+        bad_total, total = bad_total + len(bad), total + len(examples)
+    if not bad_total:
+        return data, ""
+    summary = f"{bad_total} of {total} gold answers cannot be read, such as {'; '.join(shown[:_SHOWN_GOLDS])}"
+    if bad_total > config.task.max_unreadable * total or not kept["train"] or not kept["held_out"]:
+        raise UserError(
+            f"task.answer_type={config.task.answer_type}: {summary}. Set another answer_type, correct the gold "
+            "answers, or set task.max_unreadable to the share of rows that may be left out."
+        )
+    return TaskData(kept["train"], kept["held_out"], data.report), f"left out: {summary}"
+
+
+def _gold_completion(spec: Any, answer: str) -> str:
+    try:
+        return str(spec.render("The known right answer.", answer))
+    except ValueError:  # a gold answer that is blank or holds a tag: no completion can give it
+        return ""
+
+
+def _accelerator(config: RunConfig) -> Any:
+    """Threads, seeds, libraries' chatter and telemetry, then accelerate's Accelerator."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import torch
+    import transformers
+    from accelerate import Accelerator
+
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    torch.manual_seed(config.seed)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    return Accelerator(cpu=not torch.cuda.is_available())
+
+
+def _run_stages(context: RunContext) -> None:
+    from rlreason.stages.grpo import train_grpo
+    from rlreason.stages.sft import train_sft
+
+    stages = {"sft": (train_sft, "cold start: supervised fine-tuning"), "grpo": (train_grpo, "GRPO")}
+    for name in context.config.stages:
+        train, title = stages[name]
+        context.view.stage(title)
+        train(context)
+    if context.before is not None and context.after is not None:
+        _verdict(context)
+    else:
+        _publish(context)
+
+
+def _publish(context: RunContext) -> None:
+    """A run that ends with supervised fine-tuning: its model is the run's model."""
+    import shutil
+
+    start = context.start
+    assert start is not None
+    context.run.save_directory("model", lambda folder: shutil.copytree(start, folder, dirs_exist_ok=True) and None)
+    context.view.note(f"model: {context.run.root / 'model'}")
+
+
+def _verdict(context: RunContext) -> None:
+    """Write `eval.json`, and end with held-out accuracy before and after, and the gain."""
+    before, after = context.before, context.after
+    assert before is not None
+    assert after is not None
+    gain = after.gain_over(before)
+    context.run.write_eval({"before": before.summary, "after": after.summary, "gain": gain})
+    context.view.final(before.summary, after.summary, gain, _extra_lines(context))
+
+
+def _extra_lines(context: RunContext) -> list[str]:
+    return [f"model: {context.run.root / 'model'}", f"run: {context.run.root}"]
+
+
+def _how_to_go_on(directory: RunDirectory) -> str:
+    saved = directory.latest_checkpoint()
+    place = f"after step {saved[0]}" if saved else "from the start of the stage"
+    return f"stopped; nothing saved is lost. To go on {place}: python train.py {directory.root / 'config.yaml'}"

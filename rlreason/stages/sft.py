@@ -1,0 +1,156 @@
+"""Stage `sft`: imitate worked solutions, with TRL's SFTTrainer. The cold start before GRPO."""
+
+import random
+import time
+from typing import Any
+
+from datasets import Dataset, disable_progress_bars
+from transformers import TrainerCallback
+
+from rlreason.errors import UserError
+from rlreason.policy.chat import Renderer
+from rlreason.policy.model import Policy
+from rlreason.seeds import derive_seed
+from rlreason.stages.context import RunContext
+from rlreason.stages.policies import load_stage_policy
+from rlreason.tasks import Trace, load_traces, traces
+
+NAME = "sft"
+
+
+def collect_traces(context: RunContext) -> list[Trace]:
+    """The traces to imitate, in seeded order: the task's own derivations, or those of a file."""
+    config = context.config
+    seed = derive_seed("traces", config.seed)
+    if config.sft.traces == "derivations":
+        examples = context.data.train[: config.sft.size]
+        found = traces(config.task, examples, config.sft.style_shares, seed)
+    else:
+        found = load_traces(config.sft.traces, exclude=context.data.held_out)
+    random.Random(seed).shuffle(found)
+    found = found[: config.sft.size]
+    if not found:
+        raise UserError(f"sft.traces: {config.sft.traces!r} gives no trace to train on")
+    return found
+
+
+def trace_rows(renderer: Renderer, found: list[Trace], *, limit: int) -> tuple[list[dict[str, Any]], int]:
+    """Tokenize traces: `input_ids` and a `completion_mask` that is 1 on what carries loss, EOS included.
+
+    Rows of more than `limit` tokens are left out and counted, never cut.
+    """
+    rows, dropped = [], 0
+    eos = renderer.tokenizer.eos_token_id
+    for trace in found:
+        prompt = renderer.render(trace.example)
+        completion = renderer.completion_ids(prompt, renderer.spec.render(trace.think, trace.answer))
+        assert completion[-1] == eos, "a trace must end with the end-of-sequence token"
+        ids = [*prompt.ids, *completion]
+        if len(ids) > limit:
+            dropped += 1
+            continue
+        rows.append(
+            {"input_ids": ids, "completion_mask": [0] * len(prompt.ids) + [1] * len(completion)}
+        )
+    return rows, dropped
+
+
+def train_sft(context: RunContext) -> None:
+    """Run the stage and leave its model in `checkpoints/sft`; a finished one is not run again."""
+    done = context.run.saved_directory(f"checkpoints/{NAME}")
+    if done is not None:
+        context.view.note(f"cold start: already done, going on from {done}")
+        context.start = done
+        return
+    found = collect_traces(context)
+    texts = [text for trace in found for text in _trace_texts(trace)]
+    policy = load_stage_policy(context, texts=texts, dropout=True)
+    prompt = context.config.prompt
+    renderer = Renderer(policy.tokenizer, prompt_format=prompt.format, system=prompt.system)
+    limit = prompt.max_tokens + context.config.rollout.max_new_tokens
+    rows, dropped = trace_rows(renderer, found, limit=limit)
+    if not rows:
+        raise UserError(
+            f"sft: all {len(found)} traces are longer than prompt.max_tokens + rollout.max_new_tokens = {limit} "
+            "tokens; raise one of the two"
+        )
+    context.view.note(f"cold start: {len(rows)} traces, {dropped} left out as too long")
+    context.run.rewind(-1, NAME)
+    _fit(context, policy, rows)
+    context.start = context.run.save_directory(f"checkpoints/{NAME}", policy.save)
+
+
+def _trace_texts(trace: Trace) -> list[str]:
+    return [trace.think, trace.answer, *(message["content"] for message in trace.example.prompt)]
+
+
+def _fit(context: RunContext, policy: Policy, rows: list[dict[str, Any]]) -> None:
+    from trl import SFTConfig, SFTTrainer
+
+    disable_progress_bars()
+    settings = context.config.sft
+    optim = settings.optim
+    arguments = SFTConfig(
+        output_dir=str(context.run.root / "checkpoints"),
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=max(1, settings.batch_size // context.accelerator.num_processes),
+        learning_rate=optim.lr,
+        lr_scheduler_type={"constant": "constant_with_warmup"}.get(optim.schedule, optim.schedule),
+        warmup_steps=optim.warmup_steps,
+        weight_decay=optim.weight_decay,
+        adam_beta1=optim.beta1,
+        adam_beta2=optim.beta2,
+        adam_epsilon=optim.eps,
+        max_grad_norm=optim.max_grad_norm,
+        bf16=str(policy.dtype) == "torch.bfloat16",
+        use_cpu=policy.device.type == "cpu",
+        gradient_checkpointing=context.config.model.gradient_checkpointing,
+        completion_only_loss=True,
+        max_length=None,
+        packing=False,
+        shuffle_dataset=False,
+        seed=derive_seed("sft", context.config.seed) % 2**31,
+        logging_steps=max(1, len(rows) * settings.epochs // settings.batch_size // 10),
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+    )
+    trainer = SFTTrainer(
+        model=policy.model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=policy.tokenizer,
+        callbacks=[_Recorder(context)],
+    )
+    trainer.remove_callback(_printer())
+    trainer.train()
+
+
+def _printer() -> type:
+    from transformers.trainer_callback import PrinterCallback
+
+    return PrinterCallback
+
+
+class _Recorder(TrainerCallback):
+    """Writes what the trainer logs to the run's metrics and shows it."""
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+        self._started = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        record = {
+            "stage": NAME,
+            "step": state.global_step,
+            "steps": state.max_steps,
+            "loss": float(logs["loss"]),
+            "grad_norm": float(logs["grad_norm"]) if "grad_norm" in logs else None,
+            "lr": float(logs["learning_rate"]) if "learning_rate" in logs else None,
+            "time": {"total": time.perf_counter() - self._started},
+        }
+        self._context.run.append_metrics(record)
+        self._context.view.step(record)

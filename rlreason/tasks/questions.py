@@ -1,0 +1,27 @@
+"""When two questions are the same question, and how a name that does not exist is answered."""
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+
+from rlreason.types import Example
+
+
+def question_key(example: Example) -> str:
+    """The text of a question by which duplicates, and training questions in a held-out set, are found.
+
+    It is the whole conversation without its system message, because "And then?" is another question after
+    another beginning. Upper and lower case, runs of white space and Unicode composition make no difference:
+    a held-out question that was trained on in capitals has been trained on.
+    """
+    asked = "\n".join(message["content"] for message in example.prompt if message["role"] != "system")
+    return " ".join(unicodedata.normalize("NFC", asked.casefold()).split())
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The remedy for an unknown name: "did you mean 'x'? There are x, y", the list cut to a dozen."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    guess = f"did you mean {close[0]!r}? " if close else ""
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"{guess}There are {', '.join(names[:12]) or 'none'}{more}"

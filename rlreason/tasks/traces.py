@@ -1,0 +1,117 @@
+"""Reasoning to imitate: written for the task's own questions, or read from a file."""
+
+import math
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rlreason.errors import UserError
+from rlreason.seeds import derive_seed
+from rlreason.tasks.derivations import DERIVATIONS
+from rlreason.tasks.examples import to_examples
+from rlreason.tasks.load import TaskConfig
+from rlreason.tasks.questions import nearest, question_key
+from rlreason.tasks.tables import read_file, refuse, require_column
+from rlreason.types import Example
+
+GUESSES = (
+    "I will say the number that comes to mind first.",
+    "This looks familiar, so I trust my memory.",
+    "I do not need to work this out, a quick look is enough.",
+    "Let me take a guess at the result.",
+    "I have seen questions like this one before and will answer at once.",
+    "My feeling about this one is strong, so I go with it.",
+    "It is faster to estimate this than to go through it.",
+    "I look at the numbers and let the answer come to me.",
+)
+STYLES = ("guess", "steps")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One answer to imitate: reasoning and final answer, without tags. `style` names the way of thinking."""
+
+    example: Example
+    think: str
+    answer: str
+    style: str
+
+
+def traces(
+    task: TaskConfig, examples: Sequence[Example], styles: Mapping[str, float], seed: int
+) -> list[Trace]:
+    """Write one trace an example, in the order of the examples.
+
+    `styles` gives the share of each way of thinking, and is met to within one trace: "steps" is the
+    generator's derivation, "guess" one of `GUESSES` with no arithmetic; both end in the right answer. Empty
+    means steps only. Which example gets which style the seed decides. Raises UserError for an unknown style,
+    shares that are not positive, and questions whose derivation cannot be written.
+    """
+    chosen = _assign(styles or {"steps": 1.0}, len(examples), seed)
+    written = []
+    for number, (example, style) in enumerate(zip(examples, chosen, strict=True)):
+        if style == "steps":
+            think = _steps(task, example)
+        else:
+            think = random.Random(derive_seed("guess", seed, number)).choice(GUESSES)
+        written.append(Trace(example, think, example.answer, style))
+    return written
+
+
+def load_traces(path: str | Path, *, exclude: Iterable[Example] = ()) -> list[Trace]:
+    """Read traces from a JSONL (or CSV, Parquet) file with `prompt` or `question`, `think` and `answer`.
+
+    Prompts are text or chat messages; the style of every trace is "file". Traces whose question is one of
+    `exclude` (the held-out questions, by `question_key`) are left out. Raises UserError for a missing column
+    and for rows in which one of the three is empty.
+    """
+    origin = f"sft.traces: {path}"
+    rows = read_file(path, field="sft.traces")
+    remedy = "A trace needs prompt (or question), think and answer"
+    asked = "question" if all("prompt" not in row for _, row in rows) else "prompt"
+    require_column(rows, "think", origin=origin, remedy=remedy)
+    refuse(
+        [number for number, row in rows if not isinstance(row.get("think"), str) or not row["think"].strip()],
+        len(rows),
+        origin=origin,
+        problem="the reasoning (column 'think') is empty or no text",
+        remedy="fill these in or remove the rows",
+    )
+    held_out = {question_key(example) for example in exclude}
+    found = []
+    for example in to_examples(rows, prompt=asked, answer="answer", origin=origin, remedy=remedy):
+        metadata = dict(example.metadata)
+        think = metadata.pop("think").strip()
+        if question_key(example) not in held_out:
+            found.append(Trace(replace(example, metadata=metadata), think, example.answer, "file"))
+    return found
+
+
+def _steps(task: TaskConfig, example: Example) -> str:
+    item = example.metadata.get("reasoning_gym") or {}
+    write = DERIVATIONS.get(item.get("dataset", ""))
+    if write is None:
+        raise UserError(
+            f"sft.traces: no derivations are written for the questions of {item.get('dataset', task.name)}, "
+            f"only for {', '.join(sorted(DERIVATIONS))}; give a JSONL file with prompt, think and answer"
+        )
+    return write(item["entry"])
+
+
+def _assign(styles: Mapping[str, float], count: int, seed: int) -> list[str]:
+    """A style for each of `count` examples: exact shares by largest remainder, then shuffled."""
+    for style, share in styles.items():
+        if style not in STYLES:
+            raise UserError(f"sft.styles.{style}: there is no such style; {nearest(style, STYLES)}")
+        if not (math.isfinite(share) and share > 0):
+            raise UserError(f"sft.styles.{style}: {share} is no share; give a number above 0 or remove it")
+    total = math.fsum(styles.values())
+    exact = {style: count * share / total for style, share in styles.items()}
+    counts = {style: math.floor(value) for style, value in exact.items()}
+    missing = count - sum(counts.values())
+    for style in sorted(exact, key=lambda style: (counts[style] - exact[style], style))[:missing]:
+        counts[style] += 1
+    chosen = [style for style in sorted(counts) for _ in range(counts[style])]
+    random.Random(derive_seed("styles", seed)).shuffle(chosen)
+    return chosen
