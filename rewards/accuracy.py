@@ -2,13 +2,12 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
 
 from rewards.base import nearest
 from rewards.quantity import Quantity, read_quantity, same_quantity
 from rewards.response import Response
 from rewards.score import Score
-from rewards.symbolic import read_expression, same_expression
+from rewards.symbolic import Values, read_expression, same_values
 from rewards.text import fold, plain
 
 MAX_CHARACTERS = 4000
@@ -69,17 +68,17 @@ def _math(gold: str) -> Compare | None:
 
     def compare(answer: str) -> bool | None:
         side = _value_side(plain(answer))
-        found = None if side is None else _expression(side)
+        found = None if side is None else _values(side)
         if found is None:
             return None
         # A decimal stands for a number that has no exact one: sqrt(2) as 1.414214.
         rounded = "." in f"{side}{gold_side}"
-        return same_expression(gold=wanted, predicted=found, tolerance=1e-6 if rounded else 1e-25)
+        return same_values(gold=wanted, predicted=found, tolerance=1e-6 if rounded else 1e-25)
 
     return compare
 
 
-def _expression(side: str) -> Any:
+def _values(side: str) -> Values | None:
     number = read_quantity(side)
     if isinstance(number, Quantity) and not number.unit:
         return read_expression(f"{number.value.numerator}/{number.value.denominator}")

@@ -1,9 +1,9 @@
 """Comparison of closed forms and expressions, such as 4\\sqrt{2}, 2\\pi or 2x + 1.
 
 math-verify reads the text; what reaches it has passed a guard, because its time limits rest on SIGALRM and
-so cannot be used off the main thread. Whether two expressions are equal is then decided by their values at
-fixed points to 40 digits, relative to their size: that cannot run away as symbolic simplification does, and
-tells 1/2004! from 1/2006!, which differ by less than any absolute tolerance.
+so cannot be used off the main thread. What it read is then evaluated in floating point of many digits at
+fixed points, and two expressions are equal where their values are, relative to their size. That cannot run
+away as symbolic simplification can, and it tells 1/2004! from 1/2006!, which an absolute tolerance does not.
 """
 
 import hashlib
@@ -19,7 +19,8 @@ MAX_DEPTH = 10
 # A bound on the product of all numbers in exponents bounds ((9^{9})^{9})^{9} too; towers are refused.
 MAX_EXPONENT = 1000
 MAX_EXPONENT_OF_FACTORIAL = 10
-DIGITS = 40
+DIGITS = 120
+LARGEST_ARGUMENT = 10**100  # sin of more would need pi to as many digits
 TRIALS = 4
 
 _FUNCTIONS = r"sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln"
@@ -31,6 +32,7 @@ _TOKEN = re.compile(
     | (?P<letter>[A-Za-z]) | (?P<sign>[-+*/(){{}}]) )""",
     re.VERBOSE,
 )
+_MPMATH = ("exp", "log", "factorial", *"sin cos tan cot sec csc asin acos atan".split())
 _BARE_NAME = re.compile(rf"(?<![\\A-Za-z])(?=(?:pi|sqrt|{_FUNCTIONS})(?![A-Za-z]))")
 _ROOT = re.compile(r"(\\sqrt)\s*(?:\(([^()]*)\)|([0-9a-z])(?![0-9a-z.!]))")
 _EXPONENT_IN_BRACKETS = re.compile(r"\^\s*\(([^(){}]*)\)")
@@ -38,7 +40,9 @@ _EXPONENT_FRACTION = re.compile(r"\^\s*\{\s*(-?)\s*\\frac\s*\{([0-9]+)\}\s*\{([0
 _EXPONENT = re.compile(r"[-+*/ 0-9a-z]{1,20}")
 # Words are no products of letters, but for short runs of the usual names of variables.
 _WORD = re.compile(r"(?<![\\A-Za-z])(?![abcdhkmnpqrstuvwxyz]{2,3}(?![A-Za-z]))[A-Za-z]{2,}")
-_PARSING = threading.Lock()  # the parser's caches are shared and not guarded
+_LOCK = threading.Lock()  # the parser's caches and mpmath's precision are shared by all threads
+
+Values = tuple[Any, ...]
 
 
 def guard(text: str) -> str | None:
@@ -85,17 +89,17 @@ _OPERANDS = ("number", "factorial", "letter", "power", ")")
 
 
 @lru_cache(maxsize=4096)
-def read_expression(text: str) -> Any:
-    """Return the sympy expression that `text` (as `rewards.text.plain` returns it) spells, or None.
+def read_expression(text: str) -> Values | None:
+    """Return the values, at TRIALS fixed points, of the expression that `text` spells, or None.
 
-    Raises ImportError where math-verify is not installed.
+    `text` is as `rewards.text.plain` returns it. A value is an mpmath number, or None where the expression
+    has none at that point; at least one point has one. Raises ImportError where math-verify is missing.
     """
     latex = guard(text)
     if not latex:
         return None
     try:
         import math_verify
-        import sympy
         from latex2sympy2_extended import NormalizationConfig
     except ImportError as error:
         raise ImportError("comparing expressions needs math-verify: pip install math-verify") from error
@@ -103,7 +107,7 @@ def read_expression(text: str) -> Any:
     untouched = NormalizationConfig(
         basic_latex=False, units=False, malformed_operators=False, nits=False, boxed="none", equations=False
     )
-    with _PARSING:
+    with _LOCK:
         found = math_verify.parse(
             f"${latex}$",
             [math_verify.LatexExtractionConfig(normalization_config=untouched)],
@@ -111,40 +115,59 @@ def read_expression(text: str) -> Any:
             extraction_mode="first_match",  # the whole text or nothing, never a part that happens to parse
             parsing_timeout=None,
         )
-    if not found or not isinstance(found[0], sympy.Expr):
-        return None
-    expression = found[0].xreplace({s: sympy.I for s in found[0].free_symbols if s.name == "i"})
-    return None if expression.has(sympy.nan, sympy.zoo, sympy.oo) else expression
+        values = tuple(_value(found[0], trial) for trial in range(TRIALS)) if found else ()
+    return values if any(value is not None for value in values) else None
 
 
-def same_expression(*, gold: Any, predicted: Any, tolerance: float = 1e-25) -> bool:
-    """Whether two expressions have the same value wherever both have one.
+def same_values(*, gold: Values, predicted: Values, tolerance: float = 1e-25) -> bool:
+    """Whether two expressions agree, to a relative `tolerance`, at every point where both have a value.
 
-    They are compared at `TRIALS` fixed points; `tolerance` is relative. Two different expressions of
-    this size agree at all of them with a probability that is nil (Schwartz-Zippel lemma).
+    Different expressions of this size agree at all points with a probability that is nil (Schwartz-Zippel).
     """
-    names = {symbol.name for symbol in gold.free_symbols | predicted.free_symbols}
-    compared = 0
-    for trial in range(TRIALS if names else 1):
-        left, right = _value(gold, trial), _value(predicted, trial)
-        if left is None or right is None:
-            continue
-        distance = max(abs(a - b) for a, b in zip(left, right, strict=True))
-        if distance > tolerance * max(map(abs, left + right)):
-            return False
-        compared += 1
-    return compared > 0
+    pairs = [(a, b) for a, b in zip(gold, predicted, strict=True) if a is not None and b is not None]
+    return bool(pairs) and all(abs(a - b) <= tolerance * max(abs(a), abs(b)) for a, b in pairs)
 
 
-def _value(expression: Any, trial: int) -> tuple[Any, Any] | None:
-    """Return real and imaginary part, to DIGITS digits, at the trial's point, or None where there is none."""
-    import sympy
+def _value(expression: Any, trial: int) -> Any:
+    """Return the mpmath number that a sympy expression has at the trial's point, or None."""
+    try:
+        value = _evaluate(expression, trial)
+    except (ArithmeticError, ValueError):  # a pole, or a node that has no place in a closed form
+        return None
+    return value if _numbers().isfinite(value) else None
 
-    points = {}
-    for symbol in expression.free_symbols:
-        # By name: the two parses may differ in their assumptions about one letter. Half of them negative.
-        digest = hashlib.sha256(f"{symbol.name}:{trial}".encode()).digest()
-        size = sympy.Rational(int.from_bytes(digest[:4], "big") % 2_000_003 + 500_009, 1_000_003)
-        points[symbol] = size if (digest[4] + trial) % 2 else -size
-    value = expression.xreplace(points).evalf(DIGITS)
-    return value.as_real_imag() if value.is_number and value.is_finite else None
+
+@lru_cache(maxsize=1)
+def _numbers() -> Any:
+    import mpmath
+
+    context = mpmath.mp.clone()
+    context.dps = DIGITS
+    return context
+
+
+def _evaluate(node: Any, trial: int) -> Any:
+    """Evaluate a sympy tree without sympy, which would look for closed forms of, say, (5/7)^(11/13)."""
+    mp, kind = _numbers(), type(node).__name__
+    if node.is_Rational:
+        return mp.mpf(node.p) / node.q
+    if node.is_Float:
+        return mp.mpf(node._mpf_)
+    if node.is_Symbol and node.name != "i":
+        # By name, as two parses may differ in what they assume of a letter. Half of the points are negative.
+        digest = hashlib.sha256(f"{node.name}:{trial}".encode()).digest()
+        return (mp.mpf(int.from_bytes(digest[1:5], "big")) / 2**31 + 0.25) * (-1) ** (digest[0] + trial)
+    if kind in ("Exp1", "Pi", "ImaginaryUnit", "Symbol"):
+        return {"Exp1": mp.e, "Pi": mp.pi}.get(kind, mp.j) * 1
+    values = [_evaluate(child, trial) for child in node.args]
+    if kind == "Add":
+        return mp.fsum(values)
+    if kind == "Mul":
+        return mp.fprod(values)
+    if kind == "Pow":
+        return mp.power(*values)
+    if kind == "UnevaluatedExpr":
+        return values[0]
+    if kind not in _MPMATH or any(abs(value) > LARGEST_ARGUMENT for value in values):
+        raise ValueError(kind)
+    return getattr(mp, kind)(*values)

@@ -71,24 +71,23 @@ class Collector:
     seed: int
 
     def sample(
-        self, prompts: Sequence[RenderedPrompt], *, step: int, first_group: int
+        self, prompts: Sequence[tuple[int, RenderedPrompt]], *, step: int
     ) -> list[tuple[int, RenderedPrompt, Rollout]]:
-        """Draw `group_size` completions of each prompt; seeds derive from step, group and place in it."""
+        """Draw `group_size` completions of each (group number, prompt).
+
+        Seeds derive from step, group and place in the group: who samples a group changes nothing.
+        """
         requests = [
             Request(
                 prompt.ids,
-                tuple(
-                    derive_seed("rollout", self.seed, step, first_group + number, place)
-                    for place in range(self.group_size)
-                ),
+                tuple(derive_seed("rollout", self.seed, step, group, place) for place in range(self.group_size)),
             )
-            for number, prompt in enumerate(prompts)
+            for group, prompt in prompts
         ]
+        sampled = self.engine.generate(requests, self.sampling)
         return [
-            (first_group + number, prompt, rollout)
-            for number, (prompt, rollouts) in enumerate(
-                zip(prompts, self.engine.generate(requests, self.sampling), strict=True)
-            )
+            (group, prompt, rollout)
+            for (group, prompt), rollouts in zip(prompts, sampled, strict=True)
             for rollout in rollouts
         ]
 

@@ -80,13 +80,11 @@ def draw(
 ) -> list[Sample]:
     """Sample and score `count` further prompts, shared out over the processes."""
     accelerator = context.accelerator
-    prompts = setup.stream.take(count)
-    share = list(enumerate(prompts))[accelerator.process_index :: accelerator.num_processes]
-    drawn = []
-    if share:
-        drawn = setup.collector.sample(share, step=step, first_group=first_group)
+    numbered = list(enumerate(setup.stream.take(count), start=first_group))
+    share = numbered[accelerator.process_index :: accelerator.num_processes]
+    drawn = setup.collector.sample(share, step=step)
     clock.lap("sample")
-    scored = setup.collector.score(drawn) if drawn else []
+    scored = setup.collector.score(drawn)
     apply_overlong(context, scored)
     if accelerator.num_processes > 1:
         scored = sorted(gather_object(scored), key=lambda sample: sample.group)

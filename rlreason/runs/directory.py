@@ -1,0 +1,209 @@
+"""One folder that holds all there is to know of a training run.
+
+    config.yaml               the resolved config
+    metrics.jsonl             a line a step; clocks only under the key `time`
+    samples.jsonl             every rollout with its scores
+    eval.json                 before, after, gain
+    checkpoints/step-000040/  what resuming needs; the name carries the step reached
+    checkpoints/sft/          the model after an earlier stage
+    model/                    the final model
+
+Nothing in it is ever half-written (see atomic.py), and one process writes to it at a time (lock.py).
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from rlreason.errors import UserError
+from rlreason.runs import resume
+from rlreason.runs.atomic import atomic_directory, discard, explained, recover, write_text
+from rlreason.runs.jsonl import JsonLines, to_json
+from rlreason.runs.lock import DirectoryLock
+
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+CHECKPOINTS = "checkpoints"
+
+_FILES = {resume.CONFIG, resume.EVAL, METRICS, SAMPLES, CHECKPOINTS}
+_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_STEP = re.compile(r"step-(\d{6,})")
+
+
+class RunDirectory:
+    """A run that is open for writing. Made by `RunDirectory.open`; usable in a `with` statement.
+
+    `root` is its folder; `resumed` says whether there was a run to go on with.
+    """
+
+    def __init__(self, root: Path, *, lock: DirectoryLock, resumed: bool, keep_checkpoints: int) -> None:
+        self.root = root
+        self.resumed = resumed
+        self._lock = lock
+        self._keep = keep_checkpoints
+        self._metrics = JsonLines(root / METRICS)
+        self._samples = JsonLines(root / SAMPLES)
+
+    @classmethod
+    def open(cls, root: Path, config_yaml: str) -> Self:
+        """Create the folder, or open the run it holds to go on with it.
+
+        A run goes on if its config is `config_yaml` but for keys that may change (`resume.MAY_CHANGE`);
+        its `config.yaml` then becomes the new one. `log.keep_checkpoints` of the config (2 where absent)
+        is how many checkpoints are kept.
+
+        Raises UserError where the folder holds something else, a finished run, a run of another config
+        (naming the keys), or a run that another process is writing (naming the process), and where it
+        cannot be written. What the folder held is then untouched.
+        """
+        config = resume.parse_config(config_yaml, source=root / resume.CONFIG)
+        # Asked before the lock, whose file must not appear in a folder that is no run, and once more
+        # under it, since another process may have been quicker.
+        if resume.state_of(root) == "finished":
+            resume.refuse_finished(root)
+        with explained(root):
+            root.mkdir(parents=True, exist_ok=True)
+            lock = DirectoryLock(root)
+        try:
+            state = resume.state_of(root)
+            if state == "finished":
+                resume.refuse_finished(root)
+            if state == "unfinished":
+                _check_config(root, config)
+            recover(root)
+            recover(root / CHECKPOINTS)
+            write_text(root / resume.CONFIG, config_yaml)
+            keep = (config.get("log") or {}).get("keep_checkpoints", 2)
+            return cls(root, lock=lock, resumed=state == "unfinished", keep_checkpoints=max(int(keep), 1))
+        except BaseException:
+            lock.release()
+            raise
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add a line to `metrics.jsonl` and flush it to the disk.
+
+        `record` carries `stage` and `step`, so that it can be rewound, and every clock under `time`, so
+        that two runs of one seed differ there only. For NaN and infinity see `jsonl.to_json`.
+        """
+        _check_rewindable(record)
+        self._metrics.append([record])
+
+    def append_samples(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Add lines to `samples.jsonl` and flush them; each carries `stage` and `step`."""
+        for record in records:
+            _check_rewindable(record)
+        self._samples.append(records)
+
+    def rewind(self, step: int, stage: str) -> None:
+        """Drop metrics and samples of `stage` after `step`: what a resumed run will write again."""
+
+        def keep(record: dict[str, Any]) -> bool:
+            return record.get("stage") != stage or record.get("step", 0) <= step
+
+        self._metrics.rewind(keep)
+        self._samples.rewind(keep)
+
+    def write_eval(self, evaluation: Mapping[str, Any]) -> None:
+        """Replace `eval.json` in one step."""
+        write_text(self.root / resume.EVAL, to_json(evaluation, indent=2) + "\n")
+
+    def read_eval(self) -> dict[str, Any] | None:
+        """What `write_eval` wrote last, by this process or an earlier one; None where nothing is."""
+        path = self.root / resume.EVAL
+        if not path.is_file():
+            return None
+        try:
+            evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is no JSON ({error}). Delete it to evaluate again.") from None
+        return evaluation
+
+    def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint that was reached after `step` optimizer steps is, or would be."""
+        if step < 0:
+            raise ValueError(f"step={step}: a checkpoint is named by the step reached, 0 or more")
+        return self.root / CHECKPOINTS / f"step-{step:06d}"
+
+    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """Save what resuming after `step` needs; `write` fills the folder it is given.
+
+        The checkpoint appears whole or not at all; only then are the oldest beyond the number to keep
+        removed, so the disk holds one more than that for a moment. Raises UserError where the disk is
+        full or refuses.
+        """
+        path = self.checkpoint_path(step)
+        with atomic_directory(path) as folder:
+            write(folder)
+        for _, old in self._checkpoints()[: -self._keep]:
+            if old != path:
+                discard(old)
+
+    def latest_checkpoint(self) -> tuple[int, Path] | None:
+        """The highest step saved and its folder. Removes what an interrupted save has left behind."""
+        recover(self.root / CHECKPOINTS)
+        found = self._checkpoints()
+        return found[-1] if found else None
+
+    def save_directory(self, name: str, write: Callable[[Path], None]) -> Path:
+        """Save a folder such as `model` or `checkpoints/sft`, whole or not at all, and return its path.
+
+        An older one of that name is replaced. Raises ValueError for a name that would leave the run
+        directory or take the place of its own files, UserError where the disk is full or refuses.
+        """
+        path = self._inside(name)
+        with atomic_directory(path) as folder:
+            write(folder)
+        return path
+
+    def saved_directory(self, name: str) -> Path | None:
+        """The folder that `save_directory` saved under `name`, now or before a resumption; else None."""
+        path = self._inside(name)
+        return path if path.is_dir() else None
+
+    def close(self) -> None:
+        """End writing and let another process in. Calling it twice is fine."""
+        self._metrics.close()
+        self._samples.close()
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _inside(self, name: str) -> Path:
+        parts = name.split("/")
+        if name in _FILES or not all(_PART.fullmatch(part) for part in parts):
+            raise ValueError(
+                f"{name!r} cannot name a folder of a run: use letters, digits, '.', '_', '-' between single "
+                f"slashes, none of {', '.join(sorted(_FILES))}"
+            )
+        return self.root.joinpath(*parts)
+
+    def _checkpoints(self) -> list[tuple[int, Path]]:
+        folder = self.root / CHECKPOINTS
+        entries = folder.iterdir() if folder.is_dir() else iter(())
+        steps = ((_STEP.fullmatch(entry.name), entry) for entry in entries)
+        return sorted((int(match[1]), entry) for match, entry in steps if match and entry.is_dir())
+
+
+def _check_config(root: Path, config: dict[str, Any]) -> None:
+    path = root / resume.CONFIG
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: {error}. Choose another `name=`.") from error
+    resume.refuse_other_config(root, resume.parse_config(text, source=path), config)
+
+
+def _check_rewindable(record: Mapping[str, Any]) -> None:
+    if not isinstance(record.get("step"), int) or not isinstance(record.get("stage"), str):
+        raise ValueError(
+            f"step={record.get('step')!r}, stage={record.get('stage')!r}: a record carries an int and a str"
+        )
