@@ -71,10 +71,13 @@ class FunctionReward(Reward):
             raise ValueError(f"reward {self.__name__!r} returned {size} values for {count} completions")
         scores = []
         for row, value in enumerate(values):
-            number = None if value is None else float(value)
+            try:
+                number = None if value is None else float(value)
+            except (TypeError, ValueError):
+                number = math.nan
             if number is not None and not math.isfinite(number):
                 raise ValueError(
-                    f"reward {self.__name__!r} returned {number} for completion {row}: "
+                    f"reward {self.__name__!r} returned {value!r:.80} for completion {row}: "
                     "return a finite number, or None to abstain"
                 )
             scores.append(Score(number, "abstained" if number is None else f"returned {number:g}"))

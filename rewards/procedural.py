@@ -12,6 +12,7 @@ from rewards.score import Score
 from rewards.symbolic import guard
 
 MAX_CHARACTERS = 4000
+MAX_PARSED = 1000
 
 # Verifiers of reasoning-gym 0.1.25 that pass the answer to eval, or to sympy's parse_expr, which calls it.
 _EVALUATED = frozenset({"binary_matrix", "n_queens", "spiral_matrix", "string_insertion"})
@@ -63,10 +64,10 @@ def _verifier(name: str) -> Callable[[str, dict[str, Any]], float]:
 
 def _harmless(name: str, answer: str, gold: str) -> bool:
     """Whether the verifier may be shown this answer."""
-    if name in _PARSED:
-        return guard(re.sub(r"\bexp\b|\bC\b", "x", answer)) is not None
-    if name not in _EVALUATED or answer == gold:
+    if answer == gold or name not in _EVALUATED | _PARSED:
         return True
+    if name in _PARSED:
+        return guard(re.sub(r"\bexp\b|\bC\b", "x", answer), MAX_PARSED) is not None
     try:
         tree = ast.parse(answer.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):

@@ -16,8 +16,7 @@ from typing import Any
 
 MAX_CHARACTERS = 200
 MAX_DEPTH = 10
-# A bound on the product of all numbers in exponents bounds ((9^{9})^{9})^{9} too; towers are refused.
-MAX_EXPONENT = 1000
+MAX_EXPONENT = 1000  # of nested powers the product: ((9^{9})^{9})^{9} counts 729; towers are refused
 MAX_EXPONENT_OF_FACTORIAL = 10
 DIGITS = 120
 LARGEST_ARGUMENT = 10**100  # sin of more would need pi to as many digits
@@ -32,32 +31,38 @@ _TOKEN = re.compile(
     | (?P<letter>[A-Za-z]) | (?P<sign>[-+*/(){{}}]) )""",
     re.VERBOSE,
 )
-_MPMATH = ("exp", "log", "factorial", *"sin cos tan cot sec csc asin acos atan".split())
+_MPMATH = ("exp", "log", "factorial", "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan")
 _BARE_NAME = re.compile(rf"(?<![\\A-Za-z])(?=(?:pi|sqrt|{_FUNCTIONS})(?![A-Za-z]))")
+_SHORT_FRACTION = re.compile(r"\\frac\s*([0-9])\s*([0-9])")
+_BARE_ARGUMENT = re.compile(r"\\(?:frac|sqrt)(?!\s*\{|\[|[A-Za-z])|\\frac\s*\{[^{}]*\}\s*[^{\s]")
 _ROOT = re.compile(r"(\\sqrt)\s*(?:\(([^()]*)\)|([0-9a-z])(?![0-9a-z.!]))")
 _EXPONENT_IN_BRACKETS = re.compile(r"\^\s*\(([^(){}]*)\)")
 _EXPONENT_FRACTION = re.compile(r"\^\s*\{\s*(-?)\s*\\frac\s*\{([0-9]+)\}\s*\{([0-9]+)\}\s*\}")
-_EXPONENT = re.compile(r"[-+*/ 0-9a-z]{1,20}")
+_EXPONENT = re.compile(r"(?!.*[0-9a-z]\s+[0-9])[-+*/ 0-9a-z]{1,20}")
 # Words are no products of letters, but for short runs of the usual names of variables.
 _WORD = re.compile(r"(?<![\\A-Za-z])(?![abcdhkmnpqrstuvwxyz]{2,3}(?![A-Za-z]))[A-Za-z]{2,}")
 _LOCK = threading.Lock()  # the parser's caches and mpmath's precision are shared by all threads
 
+_OPERANDS = ("number", "factorial", "letter", "power", ")")  # kinds of token that end an operand
+
 Values = tuple[Any, ...]
 
 
-def guard(text: str) -> str | None:
+def guard(text: str, max_characters: int = MAX_CHARACTERS) -> str | None:
     """Return `text` as LaTeX that can be parsed and evaluated in bounded time, or None."""
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > max_characters:
         return None
     text = _BARE_NAME.sub(r"\\", text.replace("**", "^"))
     text = _ROOT.sub(lambda m: f"{m[1]}{{{m[2] or m[3]}}}", text)
     text = _EXPONENT_IN_BRACKETS.sub(r"^{\1}", text)
     text = _EXPONENT_FRACTION.sub(r"^{\1\2/\3}", text)
-    if _WORD.search(text) or re.search(r"\\sqrt(?!\[|\s*\{)", text):
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
+    if _WORD.search(text) or _BARE_ARGUMENT.search(text):
         return None
     pieces: list[str] = []
-    exponents: list[int] = []
-    depth, position, before = 0, 0, ""
+    bound = MAX_EXPONENT_OF_FACTORIAL if "!" in text else MAX_EXPONENT
+    exponents = [1]  # the largest in each open group
+    position, before, last = 0, "", 1
     text = text.rstrip()
     while position < len(text):
         match = _TOKEN.match(text, position)
@@ -65,27 +70,31 @@ def guard(text: str) -> str | None:
             return None
         kind, piece = str(match.lastgroup), match.group().strip()
         position = match.end()
-        depth += (piece in "({") - (piece in ")}")
-        if not 0 <= depth <= MAX_DEPTH or (kind in ("number", "factorial") and before in _OPERANDS):
+        if kind in ("number", "factorial") and before in _OPERANDS:
             return None
         if kind == "power":
             exponent = piece[1:].strip().strip("{}")
             if not _EXPONENT.fullmatch(exponent):
                 return None
-            exponents += map(int, re.findall(r"[0-9]+", exponent))
+            last *= math.prod(max(1, int(digits)) for digits in re.findall(r"[0-9]+", exponent))
             piece = f"^{{{exponent}}}"
-        elif kind == "letter" and piece.isupper():
+        else:
+            last = 1
+        if piece in ("(", "{"):
+            exponents.append(1)
+        elif piece in (")", "}"):
+            last = exponents.pop()
+        if not 1 <= len(exponents) <= MAX_DEPTH or last > bound:
+            return None
+        exponents[-1] = max(exponents[-1], last)
+        if kind == "letter" and piece.isupper():
             piece = f"{piece}_{{u}}"  # the parser folds case; an index keeps N and n apart
         # Without the sign, 2(3) and 2\frac{1}{x} would be read as sums and f(x) as a function.
         if before in _OPERANDS and (piece == "(" or piece.startswith("\\frac")):
             pieces.append("\\cdot")
         pieces.append(piece)
         before = piece if kind == "sign" else kind
-    bound = MAX_EXPONENT_OF_FACTORIAL if "!" in text else MAX_EXPONENT
-    return " ".join(pieces) if depth == 0 and math.prod(filter(None, exponents)) <= bound else None
-
-
-_OPERANDS = ("number", "factorial", "letter", "power", ")")
+    return " ".join(pieces) if len(exponents) == 1 else None
 
 
 @lru_cache(maxsize=4096)

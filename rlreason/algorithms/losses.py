@@ -80,6 +80,7 @@ def policy_loss(
     dual_clip: float | None = None,
     kl_coef: float = 0.0,
     kl_estimator: KLEstimator = "k3",
+    kl_correction: bool = False,
 ) -> PolicyLossOutput:
     """Return the loss of one micro-batch, and its metrics.
 
@@ -91,7 +92,9 @@ def policy_loss(
     -sg(min(r, 1 + clip_high)) A log pi: no lower bound, as in the paper's experiments.
 
     The term is multiplied by the sampler weight, then `kl_coef * kl_estimate(...)` is added, then the terms
-    are summed with the token weights of the kind and divided by `denominator`.
+    are summed with the token weights of the kind and divided by `denominator`. `kl_correction` multiplies the
+    estimate by r, gradient included (DeepSeek-V3.2, arXiv 2512.02556; TRL's default): with token ratios and
+    k1 or k3 its gradient is then that of KL(policy || reference), on tokens of the old policy.
 
     Raises ValueError for mismatched shapes and for options that contradict each other.
     """
@@ -118,7 +121,7 @@ def policy_loss(
         reference_BT = _masked(inputs.reference_logprobs_BT.detach(), mask_BT)
         kl_BT = kl_estimate(logprobs_BT if kl_coef else logprobs_BT.detach(), reference_BT, kl_estimator)
         if kl_coef:
-            terms_BT = terms_BT + kl_coef * kl_BT
+            terms_BT = terms_BT + kl_coef * (ratio_BT * kl_BT if kl_correction else kl_BT)
 
     weighted_BT = terms_BT / lengths_B1 if kind == "grpo" else terms_BT
     loss = weighted_BT.masked_fill(~mask_BT, 0.0).sum() / denominator

@@ -166,6 +166,8 @@ def _set_back(
     inner = data.get(first)
     if rest and rest != ["[key]"] and isinstance(inner, dict):
         below = _TASK_STAND_INS if first == "task" else {}
-        return {**data, first: _set_back(inner, rest, below)}
+        inner = _set_back(inner, rest, below)
+        if inner:
+            return {**data, first: inner}
     kept = {key: value for key, value in data.items() if key != first}
     return kept | {key: value for key, value in stand_ins.items() if key == first}

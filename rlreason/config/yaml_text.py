@@ -72,7 +72,13 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        # Unicode's own line ends are lost in plain and single-quoted text; in double quotes they are escaped.
+        style = '"' if set(text) & {"\x85", "\u2028", "\u2029"} else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 for _tag, _pattern, _first in _SCALARS:
     _Loader.add_implicit_resolver(_tag, re.compile(f"(?:{_pattern})$"), _first)
     # Beside the rules of YAML 1.1, so that text which either version would misread gets its quotes.

@@ -62,9 +62,9 @@ class RunDirectory:
         config = resume.parse_config(config_yaml, source=root / resume.CONFIG)
         # Asked before the lock, whose file must not appear in a folder that is no run, and once more
         # under it, since another process may have been quicker.
-        if resume.state_of(root) == "finished":
-            resume.refuse_finished(root)
         with explained(root):
+            if resume.state_of(root) == "finished":
+                resume.refuse_finished(root)
             root.mkdir(parents=True, exist_ok=True)
             lock = DirectoryLock(root)
         try:
@@ -161,6 +161,7 @@ class RunDirectory:
     def saved_directory(self, name: str) -> Path | None:
         """The folder that `save_directory` saved under `name`, now or before a resumption; else None."""
         path = self._inside(name)
+        recover(path.parent)
         return path if path.is_dir() else None
 
     def close(self) -> None:

@@ -68,7 +68,8 @@ def parse_config(text: str, *, source: Path) -> dict[str, Any]:
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"{source} cannot be read as YAML: {error}. Choose another `name=`.") from None
+        said = " ".join(str(error).split())
+        raise UserError(f"{source} cannot be read as YAML: {said}. Choose another `name=`.") from None
     if not isinstance(config, dict):
         raise UserError(f"{source} holds no run config. Choose another `name=`.")
     return config

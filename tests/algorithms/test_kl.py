@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rlreason.algorithms import kl_estimate, rewards_with_kl
+from rlreason.algorithms import KLEstimator, kl_estimate, rewards_with_kl
 
 
 @pytest.mark.parametrize(
@@ -14,7 +14,7 @@ from rlreason.algorithms import kl_estimate, rewards_with_kl
         ("k3", [math.exp(-1), math.e - 2, 0.0]),  # e^-1 - 1 + 1; e^1 - 1 - 1
     ],
 )
-def test_golden(kind: str, expected: list[float]) -> None:
+def test_golden(kind: KLEstimator, expected: list[float]) -> None:
     logprobs = torch.tensor([[-1.0, -3.0, -2.0]])
     reference = torch.tensor([[-2.0, -2.0, -2.0]])
     torch.testing.assert_close(kl_estimate(logprobs, reference, kind), torch.tensor([expected]))
@@ -33,7 +33,9 @@ def two_policies() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize(("kind", "unbiased"), [("k1", True), ("k2", False), ("k3", True)])
-def test_expected_value(kind: str, unbiased: bool, two_policies: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_expected_value(
+    kind: KLEstimator, unbiased: bool, two_policies: tuple[torch.Tensor, torch.Tensor]
+) -> None:
     """The expectation is taken exactly, over all six outcomes."""
     logits, reference = two_policies
     logprobs = logits.log_softmax(-1)
@@ -44,7 +46,7 @@ def test_expected_value(kind: str, unbiased: bool, two_policies: tuple[torch.Ten
 
 @pytest.mark.parametrize(("kind", "objective"), [("k1", "nothing"), ("k2", "forward"), ("k3", "reversed")])
 def test_expected_gradient(
-    kind: str, objective: str, two_policies: tuple[torch.Tensor, torch.Tensor]
+    kind: KLEstimator, objective: str, two_policies: tuple[torch.Tensor, torch.Tensor]
 ) -> None:
     """Which divergence each estimator really pulls on, as the docstring says (arXiv 2506.09477)."""
     logits, reference = two_policies

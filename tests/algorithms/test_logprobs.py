@@ -57,7 +57,7 @@ def test_gradcheck(temperature: float, softcap: float | None) -> None:
     hidden, weight, bias, targets = problem()
 
     def score(hidden: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        options = {"temperature": temperature, "softcap": softcap, "chunk": 4}
+        options: dict[str, Any] = {"temperature": temperature, "softcap": softcap, "chunk": 4}
         return token_logprobs(hidden, weight, targets, bias=bias, **options)[0]
 
     assert torch.autograd.gradcheck(score, (hidden, weight, bias))
@@ -76,7 +76,7 @@ class LoraHead(nn.Module):
 
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.register_buffer("weight", weight.detach())
+        self.weight = weight.detach()
         generator = torch.Generator().manual_seed(1)
         self.a = nn.Parameter(torch.randn(2, H, generator=generator, dtype=weight.dtype))
         self.b = nn.Parameter(torch.randn(V, 2, generator=generator, dtype=weight.dtype))
@@ -164,6 +164,16 @@ def test_a_float32_weight_outside_autocast_gives_a_float32_head() -> None:
     expected = plain(hidden.bfloat16().float() @ weight.t(), targets, 1.0, None)[0]
     actual = token_logprobs(hidden.bfloat16(), weight, targets)[0]
     torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+
+
+def test_the_gradient_of_a_bfloat16_weight_does_not_forget_later_chunks() -> None:
+    """A bfloat16 sum of 1,024 equal terms stops growing at 256 of them."""
+    hidden = torch.ones(1024, 1, dtype=torch.bfloat16)
+    weight = torch.zeros(2, 1, dtype=torch.bfloat16, requires_grad=True)
+    token_logprobs(hidden, weight, torch.zeros(1024, dtype=torch.long), chunk=1)[0].sum().backward()
+    # p = 1/2, so each token adds 1 - 1/2 to the first row and -1/2 to the second
+    assert weight.grad is not None
+    assert weight.grad.flatten().tolist() == [512.0, -512.0]
 
 
 class LargestTensor(TorchDispatchMode):

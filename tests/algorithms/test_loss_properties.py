@@ -11,7 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlreason.algorithms import (
+    KLEstimator,
+    LossKind,
     PolicyLossInput,
+    RatioLevel,
     group_advantages,
     loss_denominator,
     merge_metrics,
@@ -77,6 +80,7 @@ def cases(draw: st.DrawFn) -> Case:
         "dual_clip": None if kind == "cispo" else draw(st.sampled_from([None, 1.5])),
         "kl_coef": draw(st.sampled_from([0.0, 0.1])),
         "kl_estimator": draw(st.sampled_from(["k1", "k2", "k3"])),
+        "kl_correction": draw(st.booleans()),
     }
     return Case(inputs, options)
 
@@ -170,9 +174,11 @@ def test_same_input_same_bits(case: Case) -> None:
     assert torch.equal(first[1], second[1])
 
 
-@pytest.mark.parametrize("estimator", ["k1", "k2", "k3"])
+@pytest.mark.parametrize(
+    ("estimator", "corrected"), [("k1", False), ("k2", False), ("k3", False), ("k3", True)]
+)
 @pytest.mark.parametrize(("kind", "ratio"), VARIANTS)
-def test_gradcheck(kind: str, ratio: str, estimator: str) -> None:
+def test_gradcheck(kind: LossKind, ratio: RatioLevel, estimator: KLEstimator, corrected: bool) -> None:
     # Ratios on both sides of each bound, and none within 0.04 of one: tokens 0.5, 0.9, 1.1, 1.6, 4;
     # rows (geometric means) 0.5, 0.994987 = sqrt(0.9 * 1.1), 2.529822 = sqrt(1.6 * 4), and again, A reversed.
     ratios = torch.tensor([[0.5, 0.5], [0.9, 1.1], [1.6, 4.0]] * 2, dtype=torch.float64)
@@ -199,13 +205,14 @@ def test_gradcheck(kind: str, ratio: str, estimator: str) -> None:
             dual_clip=None if kind == "cispo" else 3.0,
             kl_coef=0.3,
             kl_estimator=estimator,
+            kl_correction=corrected,
         ).loss
 
     assert torch.autograd.gradcheck(loss, (logprobs.clone().requires_grad_(),))
 
 
 @pytest.mark.parametrize(("kind", "ratio"), VARIANTS)
-def test_learns_which_token_is_rewarded(kind: str, ratio: str) -> None:
+def test_learns_which_token_is_rewarded(kind: LossKind, ratio: RatioLevel) -> None:
     """A table of 2 prompts x 8 tokens; the rewarded token (3, then 5) goes from 1/8 to above 0.9.
 
     Two tokens a completion, the second of them without effect; two optimizer passes a batch, so that ratios

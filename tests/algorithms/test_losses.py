@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from rlreason.algorithms import (
+    KLEstimator,
+    LossKind,
     PolicyLossInput,
     PolicyLossOutput,
     loss_denominator,
@@ -64,7 +66,7 @@ def close(actual: Tensor, expected: Any) -> None:
         ("dapo", 5.0, 0.16, (1 / 5, 1 / 5)),
     ],
 )
-def test_clipped_kinds(kind: str, denominator: float, loss: float, weights: tuple[float, float]) -> None:
+def test_clipped_kinds(kind: LossKind, denominator: float, loss: float, weights: tuple[float, float]) -> None:
     assert loss_denominator(kind, MASK.sum(-1), max_new_tokens=4) == denominator
     inputs = golden_inputs()
     output = policy_loss(inputs, kind=kind, denominator=denominator, **BOUNDS)
@@ -139,13 +141,38 @@ def test_dual_clip_bounds_the_punishment_of_a_grown_token() -> None:
     # log p = -1, log p_ref = -2: k1 = 1, slope 1; k2 = 1/2, slope 1; k3 = e^-1 - 1 + 1, slope 1 - e^-1
     [("k1", 1.0, 1.0), ("k2", 0.5, 1.0), ("k3", math.exp(-1), 1 - math.exp(-1))],
 )
-def test_kl_in_the_loss(estimator: str, value: float, slope: float) -> None:
+def test_kl_in_the_loss(estimator: KLEstimator, value: float, slope: float) -> None:
     reference = torch.full_like(RATIOS, -2.0)
     inputs = replace(golden_inputs(reference_logprobs_BT=reference), advantages_B=torch.zeros(2).double())
     output = policy_loss(inputs, kind="dapo", denominator=5.0, kl_coef=0.1, kl_estimator=estimator)
     close(output.loss, 0.1 * value)
     close(output.metrics["kl_sum"], 5 * value)
     close(gradient(inputs, output), (MASK.double() * 0.1 * slope / 5).tolist())
+
+
+@pytest.mark.parametrize("estimator", ["k1", "k3"])
+def test_corrected_kl_has_the_gradient_of_the_kl(estimator: KLEstimator) -> None:
+    """The expectation over the old policy is taken exactly, over all six outcomes of one token."""
+    generator = torch.Generator().manual_seed(0)
+    logits, old, reference = torch.randn(3, 6, generator=generator, dtype=torch.float64)
+    old, reference = old.log_softmax(-1), reference.log_softmax(-1)
+    logits.requires_grad_()
+    total = torch.zeros((), dtype=torch.float64)
+    for token in range(6):
+        inputs = PolicyLossInput(
+            logprobs_BT=logits.log_softmax(-1)[token].view(1, 1),
+            old_logprobs_BT=old[token].view(1, 1),
+            advantages_B=torch.zeros(1),
+            mask_BT=torch.ones(1, 1),
+            reference_logprobs_BT=reference[token].view(1, 1),
+        )
+        options: dict[str, Any] = {"kl_coef": 1.0, "kl_estimator": estimator, "kl_correction": True}
+        total = total + old[token].exp() * policy_loss(inputs, kind="dapo", denominator=1.0, **options).loss
+    logprobs = logits.log_softmax(-1)
+    exact = (logprobs.exp() * (logprobs - reference)).sum()
+    torch.testing.assert_close(total, exact, rtol=0, atol=1e-12)
+    actual, expected = (torch.autograd.grad(value, logits)[0] for value in (total, exact))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-12)
 
 
 def test_kl_is_measured_when_its_weight_is_zero() -> None:
@@ -175,7 +202,7 @@ def test_sampler_weights_scale_the_policy_term_and_not_the_kl() -> None:
 def test_denominator_of_a_step_within_a_pass() -> None:
     tokens = torch.tensor([3, 5, 0, 8])  # the third completion is masked
     first, second = torch.tensor([0, 1]), torch.tensor([False, False, True, True])
-    expected = {
+    expected: dict[LossKind, tuple[int, int]] = {
         "grpo": (2, 2),
         "dr_grpo": (20, 20),  # 2 rows x 10 tokens
         "bnpo": (8, 8),

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlreason.algorithms import group_advantages
+from rlreason.algorithms import AdvantageScale, group_advantages
 
 PROMPTS = [{"prompt": "w5 w6"}] * 4 + [{"prompt": "w7 w8 w9"}] * 4
 
@@ -20,7 +20,7 @@ PROMPTS = [{"prompt": "w5 w6"}] * 4 + [{"prompt": "w7 w8 w9"}] * 4
     ],
 )
 def test_group_advantages(
-    trainer: Any, scripted_reward: Any, scale: str, rewards: list[float | None]
+    trainer: Any, scripted_reward: Any, scale: AdvantageScale, rewards: list[float | None]
 ) -> None:
     scripted_reward.values = rewards
     trainer.scale_rewards = scale

@@ -1,6 +1,5 @@
 """Loss and gradient against `GRPOTrainer._compute_loss` of TRL 1.16, through the whole model."""
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,7 +7,9 @@ import torch
 from torch import Tensor
 
 from rlreason.algorithms import (
+    LossKind,
     PolicyLossInput,
+    RatioLevel,
     loss_denominator,
     merge_metrics,
     policy_loss,
@@ -23,7 +24,7 @@ TEMPERATURE = 0.7
 
 @pytest.fixture
 def batch(trainer: Any) -> dict[str, Tensor]:
-    """Completions of every length down to none at all; old and reference log-probs differ from the current."""
+    """Completions of every length down to none; old and reference log-probs differ from the current."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, 64, (ROWS, PROMPT + COMPLETION), generator=generator)
     mask = torch.arange(COMPLETION) < torch.tensor([5, 3, 1, 0, 5, 4])[:, None]
@@ -39,6 +40,8 @@ def batch(trainer: Any) -> dict[str, Tensor]:
         current = current_logprobs(trainer.model, batch)
     for name, size in (("old_per_token_logps", 0.4), ("ref_per_token_logps", 0.6)):
         batch[name] = current + size * torch.randn(current.shape, generator=generator)
+    # whole completions that have grown (row 0, rewarded) or shrunk (row 1, punished) beyond the bounds
+    batch["old_per_token_logps"] -= torch.tensor([0.6, -0.6, 0.0, 0.0, 0.0, 0.0])[:, None]
     return batch
 
 
@@ -76,7 +79,7 @@ def gradients(model: Any, loss: Tensor) -> dict[str, Tensor]:
     return found
 
 
-def configure(trainer: Any, kind: str, level: str, beta: float) -> None:
+def configure(trainer: Any, kind: LossKind, level: RatioLevel, beta: float) -> None:
     trainer.loss_type, trainer.importance_sampling_level, trainer.beta = kind, level, beta
     trainer.epsilon_low = CLIP_LOW
     # TRL's CISPO takes the cap itself, the paper (arXiv 2506.13585, equation 5) and we its distance from 1.
@@ -98,43 +101,47 @@ def compare(
     return ours.metrics
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.1])
+@pytest.mark.parametrize(("beta", "corrected"), [(0.0, False), (0.1, False), (0.1, True)])
 @pytest.mark.parametrize(("kind", "level"), [*LEVELS, ("cispo", "token")])
 def test_loss_and_gradient(
-    trainer: Any, batch: dict[str, Tensor], kind: str, level: str, beta: float
+    trainer: Any, batch: dict[str, Tensor], kind: LossKind, level: RatioLevel, beta: float, corrected: bool
 ) -> None:
     configure(trainer, kind, level, beta)
-    metrics = compare(trainer, batch, our_inputs(trainer.model, batch), kind=kind, ratio=level, kl_coef=beta)
+    trainer.args.use_bias_correction_kl = corrected
+    inputs = our_inputs(trainer.model, batch)
+    metrics = compare(trainer, batch, inputs, kind=kind, ratio=level, kl_coef=beta, kl_correction=corrected)
     # the comparison is worth something only where clipping takes part
     assert metrics["clipped_high"] > 0
     assert (metrics["clipped_low"] > 0) == (kind != "cispo")
 
 
 @pytest.mark.parametrize(("kind", "level"), LEVELS)
-def test_dual_clip(trainer: Any, batch: dict[str, Tensor], kind: str, level: str) -> None:
+def test_dual_clip(trainer: Any, batch: dict[str, Tensor], kind: LossKind, level: RatioLevel) -> None:
     """TRL's `delta` bounds the ratio for both signs of the advantage; above the high clip it is the same."""
     configure(trainer, kind, level, beta=0.0)
     trainer.args.delta = 1.3
-    inputs = our_inputs(trainer.model, batch)
     # every token of a punished completion has grown by e^0.5 = 1.65
-    inputs.old_logprobs_BT[4] = inputs.logprobs_BT[4].detach() - 0.5
+    batch["old_per_token_logps"][4] = current_logprobs(trainer.model, batch)[4].detach() - 0.5
+    inputs = our_inputs(trainer.model, batch)
     metrics = compare(trainer, batch, inputs, kind=kind, ratio=level, dual_clip=1.3)
     assert metrics["clipped_dual"] > 0
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.1])
 @pytest.mark.parametrize(("kind", "level"), [*LEVELS, ("cispo", "token")])
-def test_sampler_weights(trainer: Any, batch: dict[str, Tensor], kind: str, level: str, beta: float) -> None:
+def test_sampler_weights(
+    trainer: Any, batch: dict[str, Tensor], kind: LossKind, level: RatioLevel, beta: float
+) -> None:
     configure(trainer, kind, level, beta)
     trainer.use_vllm = trainer.vllm_importance_sampling_correction = True
     weights = torch.rand(ROWS, COMPLETION, generator=torch.Generator().manual_seed(1)) * 2
     batch["importance_sampling_ratio"] = weights
     inputs = our_inputs(trainer.model, batch, sampler_weights_BT=weights)
-    compare(trainer, batch, inputs, kind=kind, ratio=level, kl_coef=beta)
+    compare(trainer, batch, inputs, kind=kind, ratio=level, kl_coef=beta, kl_correction=True)
 
 
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "dapo", "cispo"])
-def test_accumulation_over_micro_batches(trainer: Any, batch: dict[str, Tensor], kind: str) -> None:
+def test_accumulation_over_micro_batches(trainer: Any, batch: dict[str, Tensor], kind: LossKind) -> None:
     """Two micro-batches of three rows: TRL rescales each, we hand both the denominator of the step."""
     configure(trainer, kind, "token", beta=0.0)
     trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation = 2
@@ -153,14 +160,17 @@ def test_accumulation_over_micro_batches(trainer: Any, batch: dict[str, Tensor],
         ours.append(output.loss)
         metrics.append(output.metrics)
     torch.testing.assert_close(torch.stack(ours), torch.stack(theirs), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(merge_metrics(metrics)["loss"], sum(ours).detach(), rtol=1e-6, atol=0)
+    torch.testing.assert_close(merge_metrics(metrics)["loss"], torch.stack(ours).sum().detach())
     torch.testing.assert_close(
-        gradients(trainer.model, sum(ours)), gradients(trainer.model, sum(theirs)), rtol=1e-5, atol=1e-6
+        gradients(trainer.model, torch.stack(ours).sum()),
+        gradients(trainer.model, torch.stack(theirs).sum()),
+        rtol=1e-5,
+        atol=1e-6,
     )
 
 
 @pytest.mark.parametrize("kind", ["dapo", "bnpo", "cispo"])
-def test_two_optimizer_steps_a_batch(trainer: Any, batch: dict[str, Tensor], kind: str) -> None:
+def test_two_optimizer_steps_a_batch(trainer: Any, batch: dict[str, Tensor], kind: LossKind) -> None:
     """DAPO and CISPO divide every step by the batch's tokens over the steps, BNPO each by its own tokens."""
     configure(trainer, kind, "token", beta=0.0)
     trainer.args.steps_per_generation = 2
@@ -199,9 +209,9 @@ def test_logprobs_and_entropy_of_the_model(trainer: Any, batch: dict[str, Tensor
 
 
 def test_a_wrong_clip_bound_would_be_noticed(trainer: Any, batch: dict[str, Tensor]) -> None:
-    """The comparison can fail: epsilon_high of 0.28 against 0.2."""
+    """The comparison can fail: a high bound of 0.2 against 0.28."""
     configure(trainer, "dapo", "token", beta=0.0)
     trainer.epsilon_high = 0.2
     inputs = our_inputs(trainer.model, batch)
     with pytest.raises(AssertionError, match="close"):
-        compare(trainer, batch, replace(inputs, sampler_weights_BT=None), kind="dapo")
+        compare(trainer, batch, inputs, kind="dapo")

@@ -60,7 +60,7 @@ def test_shortening_keeps_both_limits(text: str, characters: int, lines: int) ->
     else:
         assert 0 <= head < tail <= len(text)
         assert head + len(text) - tail <= characters
-        assert text[:head].count("\n") + 1 + text[tail:].count("\n") + 1 <= lines
+        assert text[:head].count("\n") + text[tail:].count("\n") + 1 <= lines  # the mark adds none
 
 
 def test_roles_split_a_completion() -> None:

@@ -1,0 +1,116 @@
+"""Weights, gates and abstentions."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rewards import REWARDS, Response, Rubric, Score, Term
+from rewards.base import Reward
+
+
+def column(name: str) -> Reward:
+    """A reward that reads its value from a column, whatever was completed."""
+
+    def score_one(response: Response, **columns: Any) -> Score:
+        return Score(columns[name], name)
+
+    def batch(response: Response, *, a: Any = 0.0, b: Any = 0.0, c: Any = 0.0) -> Score:
+        return score_one(response, a=a, b=b, c=c)
+
+    return Reward(name, batch)
+
+
+def totals(terms: list[Term], **columns: list[float | None]) -> list[float | None]:
+    count = len(next(iter(columns.values())))
+    return [score.total for score in Rubric(terms).score(["x"] * count, columns=columns)]
+
+
+def test_the_total_is_the_weighted_sum() -> None:
+    terms = [Term("a", column("a"), 2.0), Term("b", column("b"), -0.5)]
+    # 2 * 1 - 0.5 * 1 = 1.5;  2 * 0.5 - 0.5 * 0 = 1
+    assert totals(terms, a=[1.0, 0.5], b=[1.0, 0.0]) == [1.5, 1.0]
+
+
+def test_a_gated_term_counts_only_at_full_marks_of_its_gate() -> None:
+    terms = [Term("a", column("a"), 1.0, gate="b"), Term("b", column("b"), 0.1)]
+    # 1 + 0.1;  0.099;  0 + 0.1
+    assert totals(terms, a=[1.0, 1.0, 0.0], b=[1.0, 0.99, 1.0]) == pytest.approx([1.1, 0.099, 0.1], abs=1e-12)
+
+
+def test_a_term_without_weight_can_be_a_gate() -> None:
+    terms = [Term("a", column("a"), 1.0, gate="b"), Term("b", column("b"), 0.0)]
+    assert totals(terms, a=[1.0, 1.0], b=[1.0, 0.0]) == [1.0, 0.0]
+
+
+def test_a_closed_gate_closes_those_behind_it() -> None:
+    terms = [
+        Term("a", column("a")),
+        Term("b", column("b"), gate="a"),
+        Term("c", column("c"), gate="b"),
+    ]
+    assert totals(terms, a=[1.0, 0.0], b=[1.0, 1.0], c=[1.0, 1.0]) == [3.0, 0.0]
+
+
+def test_abstentions() -> None:
+    terms = [Term("a", column("a"), gate="b"), Term("b", column("b"), 0.0), Term("c", column("c"), 0.0)]
+    # In turn: all speak; a counts and abstains; a abstains behind a closed gate; the gate abstains;
+    # c abstains, which has no weight.
+    assert totals(
+        terms, a=[1.0, None, None, 1.0, 1.0], b=[1.0, 1.0, 0.0, None, 1.0], c=[0.0, 0.0, 0.0, 0.0, None]
+    ) == [1.0, None, 0.0, None, 1.0]
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.none() | st.floats(-2, 2),
+            st.none() | st.sampled_from([0.0, 0.5, 1.0]),
+            st.none() | st.floats(-2, 2),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_rows_do_not_touch_each_other(rows: list[tuple[float | None, float | None, float | None]]) -> None:
+    terms = [Term("a", column("a"), 0.5, gate="b"), Term("b", column("b"), 0.1), Term("c", column("c"), 2.0)]
+    a, b, c = (list(values) for values in zip(*rows, strict=True))
+    together = totals(terms, a=a, b=b, c=c)
+    apart = [totals(terms, a=[x], b=[y], c=[z])[0] for x, y, z in rows]
+    assert together == apart
+    assert totals(terms, a=a[::-1], b=b[::-1], c=c[::-1]) == together[::-1]
+
+
+def test_parts_hold_what_each_reward_said() -> None:
+    rubric = Rubric([
+        Term("accuracy", REWARDS["accuracy"], 1.0, gate="form"),
+        Term("form", REWARDS["think_format"], 0.1),
+    ])  # fmt: skip
+    scores = rubric.score(
+        ["r</think><answer>42</answer>", "<think>r</think> so <answer>42</answer>"],
+        prefill=["<think>\n", ""],
+        columns={"answer": ["42", "42"], "level": [1, 2]},
+    )
+    assert [score.total for score in scores] == [1.1, 0.0]
+    assert scores[1].parts == {
+        "accuracy": Score(1.0, "correct"),
+        "form": Score(0.0, "text_outside_tags"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("terms", "message"),
+    [
+        ([("a", 1.0, "form")], r"gate 'form' of 'a' is no term"),
+        ([("a", 1.0, "b"), ("b", 1.0, "a")], r"a -> b -> a form a circle"),
+        ([("a", 1.0, "a")], r"a -> a form a circle"),
+        ([("a", 1.0, None), ("a", 2.0, None)], r"2 terms named 'a'"),
+        ([("a", float("nan"), None)], r"weight of 'a' is nan"),
+    ],
+)
+def test_a_rubric_that_makes_no_sense_is_refused(
+    terms: list[tuple[str, float, str | None]], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Rubric([Term(name, column("a"), weight, gate) for name, weight, gate in terms])
