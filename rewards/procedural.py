@@ -1,6 +1,7 @@
 """reasoning_gym: the verifier that comes with the generator of the question."""
 
 import ast
+import json
 import re
 from collections.abc import Callable
 from functools import lru_cache
@@ -24,7 +25,8 @@ _PARSED = frozenset(
 def reasoning_gym(response: Response, *, reasoning_gym: dict[str, Any]) -> Score:
     """Score the answer as its generator does, mostly in [0, 1].
 
-    Column `reasoning_gym`: {"dataset": name, "entry": the generated item}. An answer is refused, with 0,
+    Column `reasoning_gym`: {"dataset": name, "entry": the generated item, "params": the generator's}; without
+    `params` its defaults are assumed, which only a few verifiers read. An answer is refused, with 0,
     where the verifier would execute it and it is more than a literal or a small expression. Raises
     ImportError where the library is missing, ValueError for an unknown generator or a malformed column.
     """
@@ -33,7 +35,7 @@ def reasoning_gym(response: Response, *, reasoning_gym: dict[str, Any]) -> Score
             f"column 'reasoning_gym' must hold {{'dataset': ..., 'entry': ...}}, not {reasoning_gym!r:.80}"
         )
     name, entry, answer = reasoning_gym["dataset"], reasoning_gym["entry"], response.answer
-    verify = _verifier(name)
+    verify = _verifier(name, json.dumps(reasoning_gym.get("params") or {}, sort_keys=True))
     if answer is None:
         return Score(0.0, f"no answer: {', '.join(response.problems)}")
     if len(answer) > MAX_CHARACTERS or not _harmless(name, answer, str(entry.get("answer"))):
@@ -49,16 +51,21 @@ def reasoning_gym(response: Response, *, reasoning_gym: dict[str, Any]) -> Score
 
 
 @lru_cache(maxsize=128)
-def _verifier(name: str) -> Callable[[str, dict[str, Any]], float]:
+def _verifier(name: str, params_json: str) -> Callable[[str, dict[str, Any]], float]:
     try:
-        from reasoning_gym.factory import DATASETS, get_score_answer_fn
+        from reasoning_gym.factory import DATASETS, create_dataset, get_score_answer_fn
     except ImportError as error:
         raise ImportError(
             "the reward 'reasoning_gym' needs its library: pip install reasoning-gym"
         ) from error
     if name not in DATASETS:
         raise ValueError(f"reasoning_gym has no generator {name!r}: {nearest(name, DATASETS)}")
-    verify: Callable[[str, dict[str, Any]], float] = get_score_answer_fn(name)
+    params = json.loads(params_json)
+    verify: Callable[[str, dict[str, Any]], float]
+    if params:
+        verify = create_dataset(name, **{**params, "size": 1, "seed": 0}).score_answer
+    else:
+        verify = get_score_answer_fn(name)
     return verify
 
 

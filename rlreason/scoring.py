@@ -29,7 +29,7 @@ class Scorer:
     def score(
         self, examples: Sequence[Example], completions: Sequence[str], prefills: Sequence[str]
     ) -> list[RubricScore]:
-        """One RubricScore a completion. Raises UserError if a reward lacks a column or breaks its contract."""
+        """One RubricScore a completion. Raises UserError if a reward lacks a column or breaks its word."""
         try:
             return self._rubric.score(
                 list(completions), prefill=list(prefills), columns=self._columns(examples)

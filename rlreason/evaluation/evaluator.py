@@ -68,9 +68,7 @@ class Evaluator:
         answered = []
         for prompt, rollouts in zip(self._prompts, groups, strict=True):
             texts = [self._renderer.decode(r.completion_ids, eos_ids) for r in rollouts]
-            scores = self._scorer.score(
-                [prompt.example] * len(texts), texts, [prompt.prefill] * len(texts)
-            )
+            scores = self._scorer.score([prompt.example] * len(texts), texts, [prompt.prefill] * len(texts))
             group = []
             for r, text, score in zip(rollouts, texts, scores, strict=True):
                 response = parse(text, prefill=prompt.prefill, spec=self._renderer.spec)

@@ -22,7 +22,11 @@ def with_adapter(model: Any, lora: Any) -> Any:
 
     targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
     adapter = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
     )
     try:
         return get_peft_model(model, adapter)
@@ -31,7 +35,7 @@ def with_adapter(model: Any, lora: Any) -> Any:
 
 
 def effective_weight(linear: nn.Module) -> Tensor:
-    """The weight of a linear layer with its active adapters added: W + scaling * B A (arXiv 2106.09685, eq. 3)."""
+    """The weight of a linear layer with its active adapters added: W + scaling * B A (arXiv 2106.09685)."""
     weight: Tensor = linear.weight
     if not hasattr(linear, "get_delta_weight") or getattr(linear, "disable_adapters", False):
         return weight

@@ -109,8 +109,8 @@ def end_of_sequence_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
         found.update([value] if isinstance(value, int) else (value or []))
     if not found:
         raise UserError(
-            "model.path: neither the model nor its tokenizer names an end-of-sequence token, so no completion "
-            "would ever end. Set eos_token_id in generation_config.json"
+            "model.path: neither the model nor its tokenizer names an end-of-sequence token, so no "
+            "completion would ever end. Set eos_token_id in generation_config.json"
         )
     return tuple(sorted(found))
 

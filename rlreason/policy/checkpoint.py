@@ -41,9 +41,7 @@ def save_training_state(
     (folder / "state.json").write_text(text, encoding="utf-8")
 
 
-def load_training_state(
-    directory: Path, policy: Policy, optimizer: torch.optim.Optimizer
-) -> dict[str, Any]:
+def load_training_state(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     """Put a saved state back into `policy` and `optimizer`, and return its `state`.
 
     `policy` was loaded from `directory`, or, where it has an adapter, from the model the stage started from.
@@ -56,7 +54,8 @@ def load_training_state(
         moments = load_file(folder / "optimizer.safetensors")
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{folder} cannot be read ({error}). Delete the checkpoint {directory.name} to go on from the one before."
+            f"{folder} cannot be read ({error}). Delete the checkpoint {directory.name} to go on from the one "
+            "before."
         ) from error
     parameters = policy.trainable()
     steps = state.pop("optimizer_steps")

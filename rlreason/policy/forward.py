@@ -80,7 +80,9 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
     try:
         if not gap(share=False) < _PROBE_TOLERANCE:
             forward.chunked = False
-            notes.append("this model's logits are not its head times its hidden state: full logits are computed")
+            notes.append(
+                "this model's logits are not its head times its hidden state: full logits are computed"
+            )
         shareable = gap(share=True) < _PROBE_TOLERANCE
     finally:
         forward._autocast = autocast

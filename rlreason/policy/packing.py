@@ -31,9 +31,7 @@ class Packed:
     order: tuple[int, ...]
 
     def to(self, device: torch.device) -> "Packed":
-        moved = {
-            name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         return Packed(**{**vars(self), **moved})
 
 
@@ -81,7 +79,9 @@ def pack(
 
 def _pack_rows(sequences: Sequence[Completion], rows: list[list[int]], pad_id: int) -> Packed:
     order = [index for row in rows for index in row]
-    width = max(len(sequences[r[0]].prompt_ids) + sum(len(sequences[i].completion_ids) for i in r) for r in rows)
+    width = max(
+        len(sequences[r[0]].prompt_ids) + sum(len(sequences[i].completion_ids) for i in r) for r in rows
+    )
     longest = max(len(sequences[index].completion_ids) for index in order)
     ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
     positions = torch.zeros((len(rows), width), dtype=torch.long)

@@ -1,11 +1,13 @@
 """A small Llama-shaped model made from nothing, and a tokenizer for it."""
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-_PAD, _START, _END = "<|pad|>", "<|im_start|>", "<|im_end|>"
+_PAD, _UNKNOWN, _START, _END = "<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>"
+_PIECE = r" ?[A-Za-z]+| ?[^\sA-Za-z]|\s"
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' + message['content'] }}<|im_end|>"
     "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>{{ 'assistant\n' }}{% endif %}"
@@ -13,24 +15,26 @@ _CHAT_TEMPLATE = (
 
 
 def scratch_tokenizer(texts: Iterable[str], words: Iterable[str] = ()) -> PreTrainedTokenizerFast:
-    """A tokenizer with one token a character of `texts`, and one for each of `words` (tags, say).
+    """A tokenizer made for `texts`: one token a word, digit or other character, its leading space included.
 
-    Characters that `texts` do not hold become `<|unk|>`.
+    Digits stand alone, so that numbers are read and written place by place. `words` (tags, say) become one
+    token each. What `texts` do not hold becomes `<|unk|>`.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    template_text = "systemuserassistant\n"
-    characters = sorted({character for text in texts for character in text} | set(template_text))
-    vocabulary = {token: index for index, token in enumerate([_PAD, "<|unk|>", _START, _END, *characters])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    pieces = {piece for text in texts for piece in re.findall(_PIECE, text)}
+    pieces |= set(re.findall(_PIECE, "system\nuser\nassistant\n"))
+    vocabulary = {token: index for index, token in enumerate([_PAD, _UNKNOWN, _START, _END, *sorted(pieces)])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_PIECE), "isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.add_tokens([word for word in words if word not in vocabulary])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=_PAD,
-        unk_token="<|unk|>",
+        unk_token=_UNKNOWN,
         eos_token=_END,
+        additional_special_tokens=[_START],
         chat_template=_CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )

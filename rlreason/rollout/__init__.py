@@ -21,7 +21,9 @@ def build_engine(policy: Policy, config: RolloutConfig) -> tuple[Engine, str]:
     reason = unsupported(causal_lm_of(policy.model))
     dtype = resolve_precision(config.precision, policy.device)
     if config.engine == "native" and reason is not None:
-        raise UserError(f"rollout.engine: 'native' cannot run this model ({reason}); use 'auto' or 'transformers'")
+        raise UserError(
+            f"rollout.engine: 'native' cannot run this model ({reason}); use 'auto' or 'transformers'"
+        )
     precision = str(dtype).removeprefix("torch.")
     if config.engine != "transformers" and reason is None:
         native = NativeEngine(

@@ -34,12 +34,15 @@ _STEP = re.compile(r"step-(\d{6,})")
 
 
 class RunDirectory:
-    """A run that is open for writing. Made by `RunDirectory.open`; usable in a `with` statement.
+    """A run that is open. Made by `RunDirectory.open`; usable in a `with` statement.
 
-    `root` is its folder; `resumed` says whether there was a run to go on with.
+    `root` is its folder; `resumed` says whether there was a run to go on with. In a distributed run the main
+    process opens it and the others `follow`: they read what it holds, and their writes do nothing.
     """
 
-    def __init__(self, root: Path, *, lock: DirectoryLock, resumed: bool, keep_checkpoints: int) -> None:
+    def __init__(
+        self, root: Path, *, lock: DirectoryLock | None, resumed: bool, keep_checkpoints: int
+    ) -> None:
         self.root = root
         self.resumed = resumed
         self._lock = lock
@@ -82,6 +85,15 @@ class RunDirectory:
             lock.release()
             raise
 
+    @classmethod
+    def follow(cls, root: Path) -> Self:
+        """The run as a process sees it that does not write, once the main process has opened it."""
+        return cls(root, lock=None, resumed=False, keep_checkpoints=1)
+
+    @property
+    def _writes(self) -> bool:
+        return self._lock is not None
+
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Add a line to `metrics.jsonl` and flush it to the disk.
 
@@ -89,13 +101,15 @@ class RunDirectory:
         that two runs of one seed differ there only. For NaN and infinity see `jsonl.to_json`.
         """
         _check_rewindable(record)
-        self._metrics.append([record])
+        if self._writes:
+            self._metrics.append([record])
 
     def append_samples(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Add lines to `samples.jsonl` and flush them; each carries `stage` and `step`."""
         for record in records:
             _check_rewindable(record)
-        self._samples.append(records)
+        if self._writes:
+            self._samples.append(records)
 
     def rewind(self, step: int, stage: str) -> None:
         """Drop metrics and samples of `stage` after `step`: what a resumed run will write again."""
@@ -103,12 +117,14 @@ class RunDirectory:
         def keep(record: dict[str, Any]) -> bool:
             return record.get("stage") != stage or record.get("step", 0) <= step
 
-        self._metrics.rewind(keep)
-        self._samples.rewind(keep)
+        if self._writes:
+            self._metrics.rewind(keep)
+            self._samples.rewind(keep)
 
     def write_eval(self, evaluation: Mapping[str, Any]) -> None:
         """Replace `eval.json` in one step."""
-        write_text(self.root / resume.EVAL, to_json(evaluation, indent=2) + "\n")
+        if self._writes:
+            write_text(self.root / resume.EVAL, to_json(evaluation, indent=2) + "\n")
 
     def read_eval(self) -> dict[str, Any] | None:
         """What `write_eval` wrote last, by this process or an earlier one; None where nothing is."""
@@ -135,6 +151,8 @@ class RunDirectory:
         full or refuses.
         """
         path = self.checkpoint_path(step)
+        if not self._writes:
+            return
         with atomic_directory(path) as folder:
             write(folder)
         for _, old in self._checkpoints()[: -self._keep]:
@@ -143,7 +161,8 @@ class RunDirectory:
 
     def latest_checkpoint(self) -> tuple[int, Path] | None:
         """The highest step saved and its folder. Removes what an interrupted save has left behind."""
-        recover(self.root / CHECKPOINTS)
+        if self._writes:
+            recover(self.root / CHECKPOINTS)
         found = self._checkpoints()
         return found[-1] if found else None
 
@@ -154,21 +173,24 @@ class RunDirectory:
         directory or take the place of its own files, UserError where the disk is full or refuses.
         """
         path = self._inside(name)
-        with atomic_directory(path) as folder:
-            write(folder)
+        if self._writes:
+            with atomic_directory(path) as folder:
+                write(folder)
         return path
 
     def saved_directory(self, name: str) -> Path | None:
         """The folder that `save_directory` saved under `name`, now or before a resumption; else None."""
         path = self._inside(name)
-        recover(path.parent)
+        if self._writes:
+            recover(path.parent)
         return path if path.is_dir() else None
 
     def close(self) -> None:
         """End writing and let another process in. Calling it twice is fine."""
         self._metrics.close()
         self._samples.close()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self

@@ -80,7 +80,9 @@ class Collector:
         requests = [
             Request(
                 prompt.ids,
-                tuple(derive_seed("rollout", self.seed, step, group, place) for place in range(self.group_size)),
+                tuple(
+                    derive_seed("rollout", self.seed, step, group, place) for place in range(self.group_size)
+                ),
             )
             for group, prompt in prompts
         ]

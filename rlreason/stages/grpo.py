@@ -4,7 +4,6 @@ The loop is `train_grpo`, and it reads: sample, score, advantage, update, record
 """
 
 import math
-from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
@@ -25,7 +24,7 @@ def train_grpo(context: RunContext) -> None:
     setup = prepare(context)
     clock = Clock()
     with Interrupts() as interrupts:
-        while setup.step < context.config.grpo.steps and not interrupts.requested:
+        while setup.step < context.config.grpo.steps and not requested(context, interrupts):
             clock.start()
             step = setup.step + 1
             samples = sample_and_score(context, setup, step, clock)
@@ -36,10 +35,17 @@ def train_grpo(context: RunContext) -> None:
             clock.lap("update")
             setup.step = step
             record(context, setup, samples, result, clock)
-    if interrupts.requested:
+    if setup.step < context.config.grpo.steps:
         save_checkpoint(context, setup)
         raise KeyboardInterrupt(interrupts.requested)
     finish(context, setup)
+
+
+def requested(context: RunContext, interrupts: Interrupts) -> bool:
+    """Whether any process was asked to stop: all must leave the loop at the same step."""
+    if context.accelerator.num_processes == 1:
+        return interrupts.requested is not None
+    return any(gather_object([interrupts.requested is not None]))
 
 
 # ---------------------------------------------------------------------- sample, score
@@ -118,7 +124,7 @@ def has_signal(samples: list[Sample]) -> bool:
 
 
 def advantage(context: RunContext, setup: GrpoSetup, samples: list[Sample]) -> None:
-    """Fill in each sample's advantage, relative to its group; an abstention has none and no baseline share."""
+    """Fill in each sample's advantage, relative to its group; an abstention is left out of both."""
     config = context.config.grpo
     setup.updater.penalize_kl(samples)
     rewards = [math.nan if s.reward is None else s.reward for s in samples]
@@ -144,12 +150,11 @@ def record(
     setup.without_signal = 0 if line["informative"] else setup.without_signal + 1
     clock.lap("record")
     line["time"] = clock.finish(tokens=line["tokens"], steps_left=config.grpo.steps - setup.step)
-    if context.accelerator.is_main_process:
-        context.run.append_samples(sample_records(setup.step, samples))
-        context.run.append_metrics(line)
-        context.view.step(line)
-        if config.log.sample_every and setup.step % config.log.sample_every == 0:
-            show_sample(context, samples)
+    context.run.append_samples(sample_records(setup.step, samples))
+    context.run.append_metrics(line)
+    context.view.step(line)
+    if config.log.sample_every and setup.step % config.log.sample_every == 0:
+        show_sample(context, samples)
     if config.eval.every and setup.step % config.eval.every == 0 and setup.step < config.grpo.steps:
         evaluate(context, setup, f"step-{setup.step:06d}")
     if config.log.checkpoint_every and setup.step % config.log.checkpoint_every == 0:
@@ -176,7 +181,9 @@ def no_signal_text(limit: int, samples: list[Sample]) -> str:
     elif best is None:
         cause = "every reward abstains: check the gold answers and task.answer_type"
     elif best <= 0:
-        cause = "no completion earns anything: take easier questions, larger groups, or a cold start (stage sft)"
+        cause = (
+            "no completion earns anything: take easier questions, larger groups, or a cold start (stage sft)"
+        )
     else:
         cause = "all completions of a question earn the same: take harder questions or larger groups"
     return (
@@ -187,6 +194,5 @@ def no_signal_text(limit: int, samples: list[Sample]) -> str:
 
 def finish(context: RunContext, setup: GrpoSetup) -> None:
     """Save the model, then measure it on the held-out questions."""
-    if context.accelerator.is_main_process:
-        context.start = Path(context.run.save_directory("model", setup.policy.save))
+    context.start = context.run.save_directory("model", setup.policy.save)
     context.after = evaluate(context, setup, "after")

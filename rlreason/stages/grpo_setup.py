@@ -95,8 +95,8 @@ def _render(
         )
     if not train or not held_out:
         raise UserError(
-            f"prompt.max_tokens={limit}: no question fits ({long_train} training and {long_held_out} held-out "
-            f"prompts are longer); raise it"
+            f"prompt.max_tokens={limit}: no question fits ({long_train} training and {long_held_out} "
+            "held-out prompts are longer); raise it"
         )
     positions = getattr(policy.model.config, "max_position_embeddings", None)
     longest = max(len(prompt.ids) for prompt in [*train, *held_out]) + config.rollout.max_new_tokens
@@ -112,15 +112,14 @@ def evaluate(context: RunContext, setup: GrpoSetup, label: str) -> Evaluation:
     """Measure the policy as it is; keep the numbers and every completion under `label`."""
     context.view.note(f"evaluating on held-out questions ({label}) ...")
     evaluation = setup.evaluator.run(setup.engine, setup.policy.eos_ids)
-    if context.accelerator.is_main_process:
-        context.save_evaluation(label, evaluation)
-        context.view.evaluation(label, evaluation.summary)
+    context.save_evaluation(label, evaluation)
+    context.view.evaluation(label, evaluation.summary)
     return evaluation
 
 
 def save_checkpoint(context: RunContext, setup: GrpoSetup) -> None:
     """Save what going on after `setup.step` needs."""
-    if not context.accelerator.is_main_process or setup.step == 0:
+    if setup.step == 0:
         return
     state: dict[str, Any] = {
         "stage": NAME,

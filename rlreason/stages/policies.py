@@ -50,6 +50,8 @@ def load_reference(context: RunContext, policy: Policy) -> CompletionLogprobs | 
     plain = context.config.model.model_copy(update={"lora": None, "gradient_checkpointing": False})
     frozen = load_policy(plain, path=path, device=policy.device) if path is not None else None
     if frozen is None:
-        frozen = load_stage_policy(replace(context, config=context.config.model_copy(update={"model": plain})))
+        frozen = load_stage_policy(
+            replace(context, config=context.config.model_copy(update={"model": plain}))
+        )
     frozen.model.requires_grad_(False)
     return CompletionLogprobs(frozen)

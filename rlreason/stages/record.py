@@ -32,7 +32,9 @@ def step_record(
         "reward": _mean(s.reward for s in samples),
         "accuracy": _mean(s.score.parts[main].value for s in samples),
         "format": _mean(s.score.parts[FORMAT].value for s in samples),
-        "derives": _mean(float(derives(parse(s.text, prefill=s.prompt.prefill).think or "")) for s in samples),
+        "derives": _mean(
+            float(derives(parse(s.text, prefill=s.prompt.prefill).think or "")) for s in samples
+        ),
         "length": _mean(float(n) for n in lengths),
         "truncated": _mean(float(s.truncated) for s in samples),
         "abstained": _mean(float(s.score.total is None) for s in samples),
@@ -61,7 +63,8 @@ def sample_records(step: int, samples: Sequence[Sample]) -> list[dict[str, Any]]
             "reward": sample.reward,
             "advantage": sample.advantage,
             "scores": {
-                name: {"value": part.value, "reason": part.reason} for name, part in sample.score.parts.items()
+                name: {"value": part.value, "reason": part.reason}
+                for name, part in sample.score.parts.items()
             },
         }
         for sample in samples

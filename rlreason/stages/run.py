@@ -1,13 +1,18 @@
 """A run: its checks, its stages in order, its verdict."""
 
+import io
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from rewards import SPECS
 from rlreason.config import RunConfig, dump
 from rlreason.errors import UserError
+from rlreason.evaluation.evaluator import Evaluation
 from rlreason.report.terminal import View
 from rlreason.runs import RunDirectory
 from rlreason.scoring import Scorer, unreadable_golds
@@ -15,28 +20,44 @@ from rlreason.stages.context import RunContext
 from rlreason.tasks import TaskData, load_tasks
 
 _SHOWN_GOLDS = 3
+_SHOWN_LINES = 12
 
 
 def run(config: RunConfig) -> None:
     """Train as `config` says, in `output_dir/name`; go on where an earlier process stopped.
 
-    Questions and rewards are checked before torch is imported. Raises UserError for what the user has to
+    Questions and rewards are checked before a model is loaded. Raises UserError for what the user has to
     change, KeyboardInterrupt after an interrupt, with everything saved and the way to go on printed.
     """
     scorer = Scorer(config)
     data = load_tasks(config.task, seed=config.seed, eval_questions=config.eval.questions)
     data, left_out = _readable(config, scorer, data)
     root = Path(config.output_dir) / config.name
-    with RunDirectory.open(root, dump(config)) as directory, View() as view:
+    accelerator = _accelerator(config)
+    with _open(root, config, accelerator) as directory, _view(accelerator) as view:
         if left_out:
             view.note(left_out)
-        context = RunContext(config, directory, view, data, scorer, accelerator=_accelerator(config))
+        context = RunContext(config, directory, view, data, scorer, accelerator)
         try:
             _run_stages(context)
         except KeyboardInterrupt:
             view.close()
-            print(_how_to_go_on(directory), file=sys.stderr)
+            if accelerator.is_main_process:
+                print(_how_to_go_on(directory), file=sys.stderr)
             raise
+
+
+def _open(root: Path, config: RunConfig, accelerator: Any) -> RunDirectory:
+    """Open the run in the main process, then let the others follow."""
+    directory = RunDirectory.open(root, dump(config)) if accelerator.is_main_process else None
+    accelerator.wait_for_everyone()
+    return directory or RunDirectory.follow(root)
+
+
+def _view(accelerator: Any) -> View:
+    if accelerator.is_main_process:
+        return View()
+    return View(console=Console(file=io.StringIO()))
 
 
 def _readable(config: RunConfig, scorer: Scorer, data: TaskData) -> tuple[TaskData, str]:
@@ -55,8 +76,8 @@ def _readable(config: RunConfig, scorer: Scorer, data: TaskData) -> tuple[TaskDa
     summary = f"{bad_total} of {total} gold answers cannot be read, such as {'; '.join(shown[:_SHOWN_GOLDS])}"
     if bad_total > config.task.max_unreadable * total or not kept["train"] or not kept["held_out"]:
         raise UserError(
-            f"task.answer_type={config.task.answer_type}: {summary}. Set another answer_type, correct the gold "
-            "answers, or set task.max_unreadable to the share of rows that may be left out."
+            f"task.answer_type={config.task.answer_type}: {summary}. Set another answer_type, correct the "
+            "gold answers, or set task.max_unreadable to the share of rows that may be left out."
         )
     return TaskData(kept["train"], kept["held_out"], data.report), f"left out: {summary}"
 
@@ -100,11 +121,13 @@ def _run_stages(context: RunContext) -> None:
 
 def _publish(context: RunContext) -> None:
     """A run that ends with supervised fine-tuning: its model is the run's model."""
-    import shutil
-
     start = context.start
     assert start is not None
-    context.run.save_directory("model", lambda folder: shutil.copytree(start, folder, dirs_exist_ok=True) and None)
+
+    def copy(folder: Path) -> None:
+        shutil.copytree(start, folder, dirs_exist_ok=True)
+
+    context.run.save_directory("model", copy)
     context.view.note(f"model: {context.run.root / 'model'}")
 
 
@@ -115,14 +138,33 @@ def _verdict(context: RunContext) -> None:
     assert after is not None
     gain = after.gain_over(before)
     context.run.write_eval({"before": before.summary, "after": after.summary, "gain": gain})
-    context.view.final(before.summary, after.summary, gain, _extra_lines(context))
+    context.view.final(before.summary, after.summary, gain, _changes(context, before, after))
 
 
-def _extra_lines(context: RunContext) -> list[str]:
-    return [f"model: {context.run.root / 'model'}", f"run: {context.run.root}"]
+def _changes(context: RunContext, before: Evaluation, after: Evaluation) -> list[str]:
+    """How the reasoning changed: shares before and after, and one question answered by both."""
+    rows = [
+        ("answers in the asked form", "format", "{:.1%}"),
+        ("reasoning works in steps", "derives", "{:.1%}"),
+        ("cut off at the limit", "truncated", "{:.1%}"),
+        ("tokens in a completion", "tokens", "{:.1f}"),
+    ]
+    lines = ["how the reasoning changed on held-out questions, before -> after"]
+    for title, key, form in rows:
+        lines.append(f"  {title:<27}{form.format(before.summary[key])} -> {form.format(after.summary[key])}")
+    pairs = zip(before.questions, before.answered, after.answered, strict=True)
+    learned = [(q, old[0], new[0]) for q, old, new in pairs if old[0].correct < 1 <= new[0].correct]
+    if learned:
+        question, old, new = learned[0]
+        lines += ["", f"the first question that turned from wrong to right: {question}"]
+        for label, answered in (("before", old), ("after", new)):
+            lines += [f"  {label:<7}| {line}" for line in answered.text.strip().splitlines()[:_SHOWN_LINES]]
+    return [*lines, "", f"model    {context.run.root / 'model'}", f"run      {context.run.root}", ""]
 
 
 def _how_to_go_on(directory: RunDirectory) -> str:
     saved = directory.latest_checkpoint()
     place = f"after step {saved[0]}" if saved else "from the start of the stage"
-    return f"stopped; nothing saved is lost. To go on {place}: python train.py {directory.root / 'config.yaml'}"
+    return (
+        f"stopped; nothing saved is lost. To go on {place}: python train.py {directory.root / 'config.yaml'}"
+    )

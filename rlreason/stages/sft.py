@@ -49,9 +49,7 @@ def trace_rows(renderer: Renderer, found: list[Trace], *, limit: int) -> tuple[l
         if len(ids) > limit:
             dropped += 1
             continue
-        rows.append(
-            {"input_ids": ids, "completion_mask": [0] * len(prompt.ids) + [1] * len(completion)}
-        )
+        rows.append({"input_ids": ids, "completion_mask": [0] * len(prompt.ids) + [1] * len(completion)})
     return rows, dropped
 
 
@@ -71,13 +69,14 @@ def train_sft(context: RunContext) -> None:
     rows, dropped = trace_rows(renderer, found, limit=limit)
     if not rows:
         raise UserError(
-            f"sft: all {len(found)} traces are longer than prompt.max_tokens + rollout.max_new_tokens = {limit} "
-            "tokens; raise one of the two"
+            f"sft: all {len(found)} traces are longer than prompt.max_tokens + rollout.max_new_tokens = "
+            f"{limit} tokens; raise one of the two"
         )
     context.view.note(f"cold start: {len(rows)} traces, {dropped} left out as too long")
     context.run.rewind(-1, NAME)
     _fit(context, policy, rows)
     context.start = context.run.save_directory(f"checkpoints/{NAME}", policy.save)
+    context.accelerator.wait_for_everyone()
 
 
 def _trace_texts(trace: Trace) -> list[str]:
@@ -138,11 +137,14 @@ class _Recorder(TrainerCallback):
 
     def __init__(self, context: RunContext) -> None:
         self._context = context
-        self._started = time.perf_counter()
+        self._last = (0, time.perf_counter())
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
         if not logs or "loss" not in logs:
             return
+        (step, then), now = self._last, time.perf_counter()
+        self._last = (state.global_step, now)
+        seconds = (now - then) / max(1, state.global_step - step)
         record = {
             "stage": NAME,
             "step": state.global_step,
@@ -150,7 +152,7 @@ class _Recorder(TrainerCallback):
             "loss": float(logs["loss"]),
             "grad_norm": float(logs["grad_norm"]) if "grad_norm" in logs else None,
             "lr": float(logs["learning_rate"]) if "learning_rate" in logs else None,
-            "time": {"total": time.perf_counter() - self._started},
+            "time": {"total": seconds, "left": seconds * (state.max_steps - state.global_step)},
         }
         self._context.run.append_metrics(record)
         self._context.view.step(record)

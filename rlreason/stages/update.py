@@ -7,10 +7,11 @@ import math
 import random
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor
 
 from rlreason.algorithms import (
@@ -35,13 +36,17 @@ from rlreason.stages.collect import Sample
 _SHARED_ROW_TOKENS = 2048
 # Optimizer steps in a row that may be skipped for a gradient that is not finite.
 _SKIPS_ALLOWED = 3
-# Completions on which KL is estimated when it has no weight: enough for a trend, cheap enough to keep.
+# Completions, half of each of two groups or so, on which KL is estimated when it has no weight: enough for a
+# trend, and one short forward pass of the reference.
 _KL_PROBES = 8
 
 
 @dataclass
 class UpdateResult:
-    """What an update measured. `metrics` are the loss's, merged over micro-batches and optimizer steps."""
+    """What an update measured. `metrics` are the loss's, merged over micro-batches and optimizer steps.
+
+    `logprobs` are those of the first pass, before any change to the weights, by `id(sample)`.
+    """
 
     metrics: dict[str, Tensor] = field(default_factory=dict)
     grad_norms: list[float] = field(default_factory=list)
@@ -52,6 +57,12 @@ class UpdateResult:
     gap_sum: float = 0.0
     gap_max: float = 0.0
     first_ratio_deviation: float | None = None
+    logprobs: dict[int, Tensor] = field(default_factory=dict)
+
+    def without_logprobs(self) -> "UpdateResult":
+        """For another process: on the CPU, and without what only this one can use."""
+        metrics = {name: value.cpu() for name, value in self.metrics.items()}
+        return replace(self, metrics=metrics, logprobs={})
 
     def record(self) -> dict[str, float | None]:
         """The update's part of the step's line; None for what had no tokens to be measured on."""
@@ -109,7 +120,7 @@ class Updater:
     # ------------------------------------------------------------------ one step of the loop
 
     def penalize_kl(self, samples: Sequence[Sample]) -> None:
-        """With `kl.where: reward`, subtract coef times the completion's summed KL estimate from its reward."""
+        """With `kl.where: reward`, subtract coef times the completion's summed KL from its reward."""
         kl = self._settings.kl
         if kl.coef == 0 or kl.where != "reward":
             return
@@ -139,6 +150,8 @@ class Updater:
                 )
                 chosen = [samples[row] for row in rows if self._trains(samples[row])]
                 self._optimizer_step(chosen, denominator, old, reference, result)
+        if self._accelerator.num_processes > 1:
+            result = _merged(gather_object([result.without_logprobs()]), result.logprobs)
         result.kl = self._kl(samples, result)
         return result
 
@@ -236,6 +249,8 @@ class Updater:
             result.gap_sum += float(gap_CT.sum())
             result.gap_max = max(result.gap_max, float(gap_CT.max()))
             result.entropy_sum += float((entropy_CT * packed.mask_CT).sum())
+            for row, sample in zip(logprobs_CT.detach(), chosen, strict=True):
+                result.logprobs.setdefault(id(sample), row[: len(sample.rollout.completion_ids)])
             result.metrics = merge_metrics([result.metrics, output.metrics])
             if not result.grad_norms and not result.skipped:
                 deviation = float(output.metrics["ratio_max_deviation"])
@@ -291,15 +306,38 @@ class Updater:
             return self._logprobs(self._forward, samples)
 
     def _kl(self, samples: Sequence[Sample], result: UpdateResult) -> float | None:
-        """KL to the reference, in nats a token: the loss's own estimate, else one on a few completions."""
+        """KL(policy || reference) in nats a token: the loss's own estimate, else one on a few completions.
+
+        The policy is the one that sampled them: its log-probs are at hand from the first pass.
+        """
         if "kl_sum" in result.metrics:
             return float(result.metrics["kl_sum"] / result.metrics["tokens"])
-        probes = list(samples[:: max(1, len(samples) // _KL_PROBES)])[:_KL_PROBES]
-        now, reference = self._logprobs(self._forward, probes), self._reference_logprobs(probes)
-        estimates = [
-            kl_estimate(now[id(s)], reference[id(s)], self._settings.kl.estimator) for s in probes
-        ]
-        return float(torch.cat(estimates).mean())
+        known = [sample for sample in samples if id(sample) in result.logprobs]
+        probes = _spread(known or list(samples), _KL_PROBES)
+        now = result.logprobs if known else self._logprobs(self._forward, probes)
+        reference = self._reference_logprobs(probes)
+        kind = self._settings.kl.estimator
+        return float(torch.cat([kl_estimate(now[id(s)], reference[id(s)], kind) for s in probes]).mean())
+
+
+def _merged(parts: Sequence[UpdateResult], logprobs: dict[int, Tensor]) -> UpdateResult:
+    """One result from those of all processes: sums add up, what all of them share is taken once."""
+    deviations = [part.first_ratio_deviation for part in parts if part.first_ratio_deviation is not None]
+    return replace(
+        parts[0],
+        metrics=merge_metrics([part.metrics for part in parts]),
+        entropy_sum=sum(part.entropy_sum for part in parts),
+        gap_sum=sum(part.gap_sum for part in parts),
+        gap_max=max(part.gap_max for part in parts),
+        first_ratio_deviation=max(deviations, default=None),
+        logprobs=logprobs,
+    )
+
+
+def _spread(samples: list[Sample], count: int) -> list[Sample]:
+    """Up to `count` samples: neighbours, which share prompts, from the start and the middle of the list."""
+    half, middle = count // 2, len(samples) // 2
+    return samples if len(samples) <= count else [*samples[:half], *samples[middle : middle + half]]
 
 
 def _rows(rows: Sequence[Tensor], packed: Packed) -> Tensor:

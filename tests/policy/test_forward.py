@@ -1,0 +1,130 @@
+"""What the probe finds out about models for which a shortcut does not hold."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import NATIVE, PAD, plain_logprobs, random_ids, tiny_model, tiny_policy, with_lora
+
+from rlreason.policy.forward import CompletionLogprobs, probe_forward
+from rlreason.policy.packing import Completion, pack
+
+# Longer than the probe's own sequences and than the sliding windows below.
+LONG = [Completion(0, random_ids(30, seed=1), random_ids(20, seed=2 + n)) for n in range(2)]
+
+
+def probed(model: Any, dtype: torch.dtype = torch.float32) -> tuple[CompletionLogprobs, bool, list[str]]:
+    policy = tiny_policy(model, dtype=dtype)
+    forward = CompletionLogprobs(policy)
+    shareable, notes = probe_forward(policy, forward)
+    return forward, shareable, notes
+
+
+def check(model: Any, forward: CompletionLogprobs, share: bool) -> None:
+    """With what the probe allows, log-probs are those of a plain forward pass."""
+    for batch in pack(LONG, share_prompt=share, budget=400, width=400, pad_id=PAD):
+        with torch.no_grad():
+            logprobs, _ = forward(batch, 1.0)
+            for row, index in zip(logprobs, batch.order, strict=True):
+                expected = plain_logprobs(model, LONG[index].prompt_ids, LONG[index].completion_ids)
+                torch.testing.assert_close(row, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*NATIVE, "gpt2"])
+def test_ordinary_models_take_every_shortcut(name: str) -> None:
+    model = tiny_model(name)
+    forward, shareable, notes = probed(model)
+    assert (forward.chunked, shareable, notes) == (True, True, [])
+    check(model, forward, shareable)
+
+
+def test_an_adapter_takes_every_shortcut() -> None:
+    forward, shareable, notes = probed(with_lora(tiny_model("llama")))
+    assert (forward.chunked, shareable, notes) == (True, True, [])
+
+
+def test_the_probe_compares_in_float32_and_leaves_the_precision_as_it_was() -> None:
+    forward, shareable, notes = probed(tiny_model("llama"), dtype=torch.bfloat16)
+    assert (forward.chunked, shareable, notes) == (True, True, [])
+    (batch,) = pack(LONG, share_prompt=True, budget=400, width=400, pad_id=PAD)
+    seen = []
+    forward.model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    forward(batch, 1.0)
+    assert set(seen) == {torch.bfloat16}
+
+
+def test_scaled_logits_are_computed_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cohere and Granite multiply their logits: head times hidden state is not all there is."""
+    model = tiny_model("llama")
+    own = model.forward
+
+    def scaled(*args: Any, **kwargs: Any) -> Any:
+        output = own(*args, **kwargs)
+        output.logits = output.logits * 0.25
+        return output
+
+    monkeypatch.setattr(model, "forward", scaled)
+    forward, shareable, notes = probed(model)
+    assert not forward.chunked
+    assert shareable
+    assert len(notes) == 1
+    assert "full logits" in notes[0]
+    check(model, forward, shareable)
+
+
+def test_a_model_that_ignores_the_block_mask_gets_rows_of_one_completion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model("llama")
+    own = model.model.forward
+
+    def deaf(*args: Any, attention_mask: Any = None, **kwargs: Any) -> Any:
+        flat = attention_mask is None or attention_mask.dim() == 2
+        mask = attention_mask if flat else torch.ones_like(kwargs["input_ids"])
+        return own(*args, attention_mask=mask, **kwargs)
+
+    monkeypatch.setattr(model.model, "forward", deaf)
+    forward, shareable, notes = probed(model)
+    assert forward.chunked
+    assert not shareable
+    assert len(notes) == 1
+    assert "repeats its prompt" in notes[0]
+    check(model, forward, shareable)
+
+
+@pytest.mark.parametrize("window", [4, 20, 40])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("mistral", {}), ("qwen2", {"use_sliding_window": True, "max_window_layers": 1})],
+)
+def test_a_sliding_window_rules_out_sharing_even_if_the_probe_fits_in_it(
+    name: str, options: dict[str, Any], window: int
+) -> None:
+    """A block mask replaces the window, and positions in a shared row are not those of the window."""
+    model = tiny_model(name, sliding_window=window, **options)
+    forward, shareable, notes = probed(model)
+    assert not shareable
+    assert len(notes) == 1
+    check(model, forward, shareable)
+
+
+@pytest.mark.parametrize("cap", [None, 1.5, 30.0])
+def test_gemma2_with_softcapped_logits_and_alternating_windows(cap: float | None) -> None:
+    model = tiny_model("gemma2", sliding_window=20, final_logit_softcapping=cap)
+    forward, shareable, _ = probed(model)
+    assert not shareable
+    check(model, forward, shareable)
+
+
+def test_a_softcap_does_not_cost_the_chunks() -> None:
+    model = tiny_model("gemma2", layer_types=["full_attention"] * 2, final_logit_softcapping=1.5)
+    forward, shareable, notes = probed(model)
+    assert (forward.chunked, shareable, notes) == (True, True, [])
+    check(model, forward, shareable)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_eager_attention_gives_the_same_or_is_not_shared(name: str) -> None:
+    model = tiny_model(name, attn_implementation="eager")
+    forward, shareable, _ = probed(model)
+    check(model, forward, shareable)

@@ -1,0 +1,222 @@
+"""Sharing a prompt, and cutting into micro-batches, changes neither log-probs nor gradients."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import NATIVE, PAD, plain_logprobs, random_ids, tiny_model, tiny_policy, with_lora
+from torch import Tensor
+
+from rlreason.policy.forward import CompletionLogprobs
+from rlreason.policy.packing import Completion, pack, plan_rows
+
+
+def completions(shape: list[tuple[int, list[int]]]) -> list[Completion]:
+    """One group for each (prompt length, lengths of its completions)."""
+    return [
+        Completion(group, random_ids(length, seed=group), random_ids(tokens, seed=50 + 10 * group + number))
+        for group, (length, lengths) in enumerate(shape)
+        for number, tokens in enumerate(lengths)
+    ]
+
+
+GROUPS = completions([(6, [4, 1, 7, 3]), (11, [2, 5]), (3, [6])])
+
+
+def weights(sequence: Completion, index: int) -> Tensor:
+    """A weight for each token, some negative, so that no error cancels."""
+    return torch.sin(torch.arange(len(sequence.completion_ids)) * 1.7 + index + 1)
+
+
+def gradients(model: Any) -> dict[str, Tensor]:
+    found = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert parameter.grad is not None, name
+            found[name] = parameter.grad.clone()
+            parameter.grad = None
+    return found
+
+
+def plain(
+    model: Any, sequences: list[Completion], temperature: float
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Every completion on its own, through the model's full logits."""
+    rows = []
+    for index, sequence in enumerate(sequences):
+        row = plain_logprobs(model, sequence.prompt_ids, sequence.completion_ids, temperature)
+        (row * weights(sequence, index)).sum().backward()
+        rows.append(row.detach())
+    return rows, gradients(model)
+
+
+def packed(
+    model: Any,
+    sequences: list[Completion],
+    temperature: float,
+    *,
+    share: bool,
+    budget: int,
+    chunked: bool = True,
+) -> tuple[list[Tensor], dict[str, Tensor]]:
+    forward = CompletionLogprobs(tiny_policy(model))
+    forward.chunked = chunked
+    rows: list[Tensor | None] = [None] * len(sequences)
+    for batch in pack(sequences, share_prompt=share, budget=budget, width=64, pad_id=PAD):
+        logprobs, _ = forward(batch, temperature)
+        assert bool((logprobs[batch.mask_CT == 0] == 0).all())
+        loss = torch.zeros(())
+        for row, index in zip(logprobs, batch.order, strict=True):
+            assert rows[index] is None
+            rows[index] = row[: len(sequences[index].completion_ids)].detach()
+            loss = loss + (row[: len(rows[index])] * weights(sequences[index], index)).sum()  # type: ignore[arg-type]
+        loss.backward()
+    return [row for row in rows if row is not None], gradients(model)
+
+
+def assert_equal_training(
+    one: tuple[list[Tensor], dict[str, Tensor]], other: tuple[list[Tensor], dict[str, Tensor]]
+) -> None:
+    assert len(one[0]) == len(other[0])
+    for a, b in zip(one[0], other[0], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-5)
+    assert one[1].keys() == other[1].keys()
+    for name in one[1]:
+        a, b = one[1][name].double().flatten(), other[1][name].double().flatten()
+        assert float(a.norm()) > 0, name
+        assert float(torch.nn.functional.cosine_similarity(a, b, dim=0)) > 0.99999, name
+        assert float((a - b).norm() / b.norm()) < 1e-4, name
+
+
+@pytest.mark.parametrize("share", [False, True])
+@pytest.mark.parametrize("name", [*NATIVE, "gpt2"])
+def test_logprobs_and_gradients_equal_the_plain_ones(name: str, share: bool) -> None:
+    model = tiny_model(name).train()
+    if name == "gpt2":  # its dropout is on by default
+        model.eval()
+    assert_equal_training(packed(model, GROUPS, 0.8, share=share, budget=60), plain(model, GROUPS, 0.8))
+
+
+@pytest.mark.parametrize("budget", [1, 13, 24, 40, 10_000])
+def test_the_budget_changes_nothing(budget: int) -> None:
+    model = tiny_model("llama")
+    assert_equal_training(packed(model, GROUPS, 1.0, share=True, budget=budget), plain(model, GROUPS, 1.0))
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]])
+@pytest.mark.parametrize("share", [False, True])
+def test_an_adapter_gets_the_same_gradients(share: bool, targets: Any) -> None:
+    model = with_lora(tiny_model("llama"), targets=targets)
+    expected = plain(model, GROUPS, 1.0)
+    assert all("lora_" in name for name in expected[1])
+    assert_equal_training(packed(model, GROUPS, 1.0, share=share, budget=48), expected)
+
+
+def test_full_logits_give_the_same_as_chunks() -> None:
+    model = tiny_model("llama")
+    expected = plain(model, GROUPS, 0.8)
+    assert_equal_training(packed(model, GROUPS, 0.8, share=True, budget=48, chunked=False), expected)
+
+
+def test_gradient_checkpointing_gives_the_same() -> None:
+    model = tiny_model("llama")
+    expected = plain(model, GROUPS, 1.0)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    assert_equal_training(packed(model, GROUPS, 1.0, share=True, budget=48), expected)
+
+
+def test_entropy_equals_that_of_the_plain_distribution() -> None:
+    model = tiny_model("llama")
+    (batch,) = pack(GROUPS, share_prompt=True, budget=500, width=64, pad_id=PAD)
+    _, entropy = CompletionLogprobs(tiny_policy(model))(batch, 0.8)
+    assert not entropy.requires_grad
+    for row, index in zip(entropy, batch.order, strict=True):
+        sequence = GROUPS[index]
+        ids = torch.tensor([[*sequence.prompt_ids, *sequence.completion_ids]])
+        logits = model(ids).logits[0, len(sequence.prompt_ids) - 1 : -1] / 0.8
+        expected = torch.distributions.Categorical(logits=logits).entropy()
+        torch.testing.assert_close(row[: len(expected)], expected, rtol=0, atol=1e-5)
+        assert not row[len(expected) :].any()
+
+
+MODEL = tiny_model("llama")
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    shape=st.lists(
+        st.tuples(st.integers(1, 9), st.lists(st.integers(1, 7), min_size=1, max_size=4)),
+        min_size=1,
+        max_size=3,
+    ),
+    budget=st.integers(1, 80),
+    share=st.booleans(),
+)
+def test_any_groups_and_any_budget(shape: list[tuple[int, list[int]]], budget: int, share: bool) -> None:
+    sequences = completions(shape)
+    batches = pack(sequences, share_prompt=share, budget=budget, width=40, pad_id=PAD)
+    assert sorted(index for batch in batches for index in batch.order) == list(range(len(sequences)))
+    forward = CompletionLogprobs(tiny_policy(MODEL))
+    for batch in batches:
+        rows, width = batch.ids_NW.shape
+        assert rows * width <= budget or rows == 1
+        with torch.no_grad():
+            logprobs, _ = forward(batch, 1.0)
+            for row, index in zip(logprobs, batch.order, strict=True):
+                sequence = sequences[index]
+                expected = plain_logprobs(MODEL, sequence.prompt_ids, sequence.completion_ids)
+                torch.testing.assert_close(row[: len(expected)], expected, rtol=0, atol=1e-5)
+
+
+# --- the layout, by hand -------------------------------------------------------------------------------
+
+
+def test_rows_hold_a_prompt_once_and_what_fits_beside_it() -> None:
+    # Group 0: prompt 6, completions 4, 1, 7, 3. Width 12: 6+4+1 = 11, +7 > 12, so 6+7 = 13 alone (it may
+    # exceed), then +3 > 12: 6+3. Group 1: 11+2 > 12 and 11+5. Group 2: 3+6.
+    assert plan_rows(GROUPS, share_prompt=True, width=12) == [[0, 1], [2], [3], [4], [5], [6]]
+    assert plan_rows(GROUPS, share_prompt=True, width=64) == [[0, 1, 2, 3], [4, 5], [6]]
+    assert plan_rows(GROUPS, share_prompt=False, width=64) == [[n] for n in range(7)]
+    assert plan_rows([], share_prompt=True, width=64) == []
+
+
+def test_a_shared_row_by_hand() -> None:
+    sequences = [Completion(0, [5, 6], [7, 8]), Completion(0, [5, 6], [9]), Completion(1, [4], [3])]
+    (batch,) = pack(sequences, share_prompt=True, budget=100, width=100, pad_id=PAD)
+    assert batch.order == (0, 1, 2)
+    assert batch.ids_NW.tolist() == [[5, 6, 7, 8, 9], [4, 3, PAD, PAD, PAD]]
+    assert batch.positions_NW.tolist() == [[0, 1, 2, 3, 2], [0, 1, 0, 0, 0]]
+    assert batch.valid_NW.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    # Token 7 and 9 are predicted at the prompt's end (1), 8 at 7 (2); row 1 starts at 5 in the flattened row.
+    assert batch.source_CT.tolist() == [[1, 2], [1, 0], [5, 0]]
+    assert batch.targets_CT.tolist() == [[7, 8], [9, 0], [3, 0]]
+    assert batch.mask_CT.tolist() == [[1, 1], [1, 0], [1, 0]]
+    assert batch.attention_N1WW is not None
+    assert batch.attention_N1WW.int().tolist() == [
+        [
+            [
+                [1, 0, 0, 0, 0],
+                [1, 1, 0, 0, 0],
+                [1, 1, 1, 0, 0],
+                [1, 1, 1, 1, 0],
+                [1, 1, 0, 0, 1],  # the second completion does not see the first
+            ]
+        ],
+        [
+            [
+                [1, 0, 0, 0, 0],
+                [1, 1, 0, 0, 0],
+                [0, 0, 1, 0, 0],
+                [0, 0, 0, 1, 0],
+                [0, 0, 0, 0, 1],
+            ]
+        ],
+    ]
+
+
+def test_rows_that_share_nothing_need_no_block_mask() -> None:
+    (batch,) = pack(GROUPS, share_prompt=False, budget=1000, width=64, pad_id=PAD)
+    assert batch.attention_N1WW is None

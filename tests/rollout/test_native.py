@@ -1,0 +1,239 @@
+"""The native engine is held against transformers: the same weights give the same tokens and log-probs."""
+
+from typing import Any
+
+import pytest
+import torch
+from tiny import EOS, NATIVE, PAD, plain_logprobs, random_ids, tiny_model, with_lora
+
+from rlreason.rollout import Request, Sampling
+from rlreason.rollout.native import NativeEngine, unsupported
+from rlreason.seeds import derive_seed
+from rlreason.types import Rollout
+
+# Prompts of different lengths in one batch, one of a single token.
+PROMPTS = [random_ids(n, seed=n) for n in (5, 9, 1)]
+# More requests than slots, rows that end at different times: (prompt length, completions) of each request.
+CROWD = [(5, 3), (9, 1), (2, 2), (7, 1), (1, 2)]
+
+
+def native(model: Any, *, eos_ids: tuple[int, ...] = (EOS,), **options: Any) -> NativeEngine:
+    settings: dict[str, Any] = {"max_sequences": 16, "dtype": torch.float32, **options}
+    return NativeEngine(model, eos_ids=eos_ids, **settings)
+
+
+def requests(shape: list[tuple[int, int]]) -> list[Request]:
+    return [
+        Request(
+            random_ids(length, seed=100 + number), tuple(derive_seed("test", number, k) for k in range(count))
+        )
+        for number, (length, count) in enumerate(shape)
+    ]
+
+
+def flat(groups: list[list[Rollout]]) -> list[Rollout]:
+    return [rollout for group in groups for rollout in group]
+
+
+def assert_same(one: list[Rollout], other: list[Rollout]) -> None:
+    for a, b in zip(one, other, strict=True):
+        assert (a.prompt_ids, a.completion_ids, a.finish_reason) == (
+            b.prompt_ids,
+            b.completion_ids,
+            b.finish_reason,
+        )
+        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+
+
+def check_logprobs(model: Any, rollouts: list[Rollout], temperature: float = 1.0) -> None:
+    for rollout in rollouts:
+        with torch.no_grad():
+            expected = plain_logprobs(model, rollout.prompt_ids, rollout.completion_ids, temperature)
+        torch.testing.assert_close(torch.tensor(rollout.logprobs), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_greedy_tokens_equal_those_of_generate(name: str) -> None:
+    model = tiny_model(name)
+    sampling = Sampling(max_new_tokens=24, temperature=0.0)
+    groups = native(model).generate([Request(prompt, (0,)) for prompt in PROMPTS], sampling)
+    for prompt, (rollout,) in zip(PROMPTS, groups, strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=EOS, pad_token_id=PAD
+        )
+        assert rollout.completion_ids == expected[0, len(prompt) :].tolist()
+        assert rollout.prompt_ids == prompt
+    check_logprobs(model, flat(groups))
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_sampled_logprobs_equal_a_plain_forward_pass(name: str) -> None:
+    model = tiny_model(name)
+    sampling = Sampling(max_new_tokens=12, temperature=0.7, top_p=0.9)
+    rollouts = flat(native(model).generate(requests([(5, 3), (11, 2)]), sampling))
+    assert len({tuple(r.completion_ids) for r in rollouts}) == 5  # seeds of their own
+    check_logprobs(model, rollouts, temperature=0.7)
+
+
+@pytest.mark.parametrize(
+    "targets", ["all-linear", ["q_proj", "down_proj"], ["v_proj", "lm_head"], ["embed_tokens"]]
+)
+def test_an_adapter_is_part_of_the_sampler(targets: Any) -> None:
+    base = tiny_model("llama")
+    before = native(base).generate(requests([(5, 2)]), Sampling(10))
+    model = with_lora(base, targets=targets).eval()
+    groups = native(model).generate(requests([(5, 2)]), Sampling(10))
+    check_logprobs(model, flat(groups))
+    assert [r.logprobs for r in flat(groups)] != [r.logprobs for r in flat(before)]
+
+
+def test_an_adapter_on_attention_with_biases() -> None:
+    model = with_lora(tiny_model("qwen2")).eval()
+    check_logprobs(model, flat(native(model).generate(requests([(5, 2)]), Sampling(10))))
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 8, 9, 100])
+def test_waiting_rows_get_what_they_would_get_alone(slots: int) -> None:
+    model = tiny_model("llama")
+    eos_ids = (EOS, 7, 11, 19, 23, 31)  # many, so that rows end early and at different times
+    crowd, sampling = requests(CROWD), Sampling(max_new_tokens=16)
+    together = flat(native(model, max_sequences=slots, eos_ids=eos_ids).generate(crowd, sampling))
+    alone = [
+        native(model, eos_ids=eos_ids).generate([Request(request.prompt_ids, (seed,))], sampling)[0][0]
+        for request in crowd
+        for seed in request.seeds
+    ]
+    assert_same(together, alone)
+    check_logprobs(model, together)
+    assert len({len(r.completion_ids) for r in together}) >= 4
+    for rollout in together:
+        *body, last = rollout.completion_ids
+        assert not set(body) & set(eos_ids)
+        assert rollout.finish_reason == ("stop" if last in eos_ids else "length")
+        assert (last in eos_ids) or len(rollout.completion_ids) == 16
+        assert len(rollout.logprobs) == len(rollout.completion_ids)
+
+
+def test_the_order_of_the_requests_is_that_of_the_answer() -> None:
+    crowd = requests(CROWD)
+    groups = native(tiny_model("llama"), max_sequences=3).generate(crowd, Sampling(6))
+    assert [len(group) for group in groups] == [count for _, count in CROWD]
+    for request, group in zip(crowd, groups, strict=True):
+        assert all(rollout.prompt_ids == request.prompt_ids for rollout in group)
+
+
+def test_an_end_at_the_very_last_token_counts_as_stop() -> None:
+    model = tiny_model("llama")
+    (free,) = native(model, eos_ids=()).generate(requests([(5, 1)]), Sampling(6))
+    last = free[0].completion_ids[-1]
+    assert last not in free[0].completion_ids[:-1]
+    (ended,) = native(model, eos_ids=(last,)).generate(requests([(5, 1)]), Sampling(6))
+    assert (free[0].finish_reason, ended[0].finish_reason) == ("length", "stop")
+    assert ended[0].completion_ids == free[0].completion_ids
+
+
+def test_the_same_seeds_give_the_same_completions_and_other_seeds_others() -> None:
+    engine = native(tiny_model("llama"))
+    first, second = (engine.generate(requests(CROWD), Sampling(8)) for _ in range(2))
+    assert flat(first) == flat(second)
+    (pair,) = engine.generate([Request(PROMPTS[0], (1, 1, 2))], Sampling(8))
+    assert pair[0] == pair[1] != pair[2]
+
+
+def test_sampled_tokens_follow_the_model() -> None:
+    model = tiny_model("llama", initializer_range=0.08)
+    count = 3000
+    seeds = tuple(derive_seed("chi", n) for n in range(count))
+    (group,) = native(model, max_sequences=500).generate(
+        [Request(PROMPTS[0], seeds)], Sampling(1, temperature=0.8)
+    )
+    with torch.no_grad():
+        probs = (model(torch.tensor([PROMPTS[0]])).logits[0, -1].double() / 0.8).softmax(-1)
+    bins = torch.arange(len(probs)) % 8
+    expected = torch.zeros(8, dtype=torch.float64).index_add(0, bins, probs) * count
+    drawn = torch.tensor([rollout.completion_ids[0] for rollout in group])
+    observed = torch.bincount(bins[drawn], minlength=8).double()
+    assert float(expected.min()) > 50
+    # chi-square table: 7 degrees of freedom, p = 0.001
+    assert float(((observed - expected) ** 2 / expected).sum()) < 24.322
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_refresh_takes_over_new_weights(lora: bool) -> None:
+    model = tiny_model("llama")
+    model = with_lora(model).eval() if lora else model
+    engine = native(model)
+    before = engine.generate(requests([(5, 2)]), Sampling(10))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+    engine.refresh()
+    after = engine.generate(requests([(5, 2)]), Sampling(10))
+    check_logprobs(model, flat(after))
+    assert flat(after) != flat(before)
+
+
+def test_a_prompt_is_computed_once_however_many_completions_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = native(tiny_model("llama"), max_sequences=2)
+    computed = []
+    prefill = engine.prefill
+
+    def counted(ids: list[int]) -> Any:
+        computed.append(ids)
+        return prefill(ids)
+
+    monkeypatch.setattr(engine, "prefill", counted)
+    crowd = requests([(5, 6), (9, 3)])
+    engine.generate(crowd, Sampling(4))
+    assert computed == [request.prompt_ids for request in crowd]
+
+
+def test_bfloat16_is_near_float32() -> None:
+    model = tiny_model("llama", initializer_range=0.05)
+    rollouts = flat(native(model, dtype=torch.bfloat16).generate(requests([(5, 3), (9, 1)]), Sampling(8)))
+    for rollout in rollouts:
+        with torch.no_grad():
+            expected = plain_logprobs(model, rollout.prompt_ids, rollout.completion_ids)
+        assert rollout.logprobs == pytest.approx(expected.tolist(), abs=0.1)
+
+
+def test_gradients_of_the_policy_survive_sampling() -> None:
+    model = tiny_model("llama").train()
+    native(model).generate(requests([(5, 1)]), Sampling(3))
+    plain_logprobs(model, PROMPTS[0], PROMPTS[1]).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_nothing_to_sample_and_empty_prompts() -> None:
+    engine = native(tiny_model("llama"))
+    assert engine.generate([], Sampling(4)) == []
+    assert engine.generate([Request([5], ())], Sampling(4)) == [[]]
+    with pytest.raises(ValueError, match="without tokens"):
+        engine.generate([Request([5], (0,)), Request([], (0,))], Sampling(4))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("gpt2", {}, "no native path"),
+        ("gemma2", {}, "no native path"),
+        ("llama", {"hidden_act": "gelu"}, "gelu"),
+        ("llama", {"mlp_bias": True}, "mlp_bias"),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "linear"),
+        ("mistral", {"sliding_window": 16}, "sliding"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}, "sliding"),
+    ],
+)
+def test_what_it_cannot_run_is_refused_with_the_reason(
+    name: str, options: dict[str, Any], reason: str
+) -> None:
+    model = tiny_model(name, **options)
+    assert reason in str(unsupported(model))
+    with pytest.raises(ValueError, match=reason):
+        native(model)
+
+
+@pytest.mark.parametrize("name", NATIVE)
+def test_what_it_can_run_is_not_refused(name: str) -> None:
+    assert unsupported(tiny_model(name)) is None

@@ -1,0 +1,241 @@
+"""A whole run, start to end: what it leaves behind, that it repeats, that it goes on."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from micro import lines, without_clocks
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from rlreason.config import load
+from rlreason.errors import UserError
+
+Train = Callable[..., Path]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model" / "model.safetensors")
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    a, b = weights(one), weights(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_run_directory_holds_all_there_is_to_know(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train()
+    assert load(run / "config.yaml", []).name == "micro"
+    grpo = [line for line in lines(run / "metrics.jsonl") if line["stage"] == "grpo"]
+    assert [line["step"] for line in grpo] == [1, 2, 3, 4]
+    samples = lines(run / "samples.jsonl")
+    assert len(samples) == 4 * 4 * 4  # steps x prompts x completions
+    assert {"question", "answer", "text", "reward", "advantage", "scores", "tokens"} <= samples[0].keys()
+    assert samples[0]["scores"]["random"].keys() == {"value", "reason"}
+    evaluation = json.loads((run / "eval.json").read_text())
+    for part, number in (("before", "accuracy"), ("after", "accuracy"), ("gain", "value")):
+        low, high = evaluation[part]["ci95"]
+        assert low <= evaluation[part][number] <= high
+        assert evaluation[part]["n"] == 6
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["sft", "step-000002", "step-000004"]
+    last = capsys.readouterr().out.strip().splitlines()[-3:]
+    assert last[0].startswith("held-out accuracy before GRPO")
+    assert last[1].startswith("held-out accuracy after GRPO")
+    assert last[2].startswith("gain: ")
+
+
+def test_final_model_loads_with_its_chat_template(train: Train) -> None:
+    run = train()
+    model = AutoModelForCausalLM.from_pretrained(run / "model")
+    tokenizer = AutoTokenizer.from_pretrained(run / "model")
+    text = tokenizer.apply_chat_template([{"role": "user", "content": "1 + 1 ="}], tokenize=False)
+    assert "1 + 1 =" in text
+    assert model.config.vocab_size == len(tokenizer)
+
+
+def test_held_out_questions_are_never_trained_on(train: Train) -> None:
+    run = train()
+    asked = {sample["question"] for sample in lines(run / "samples.jsonl")}
+    measured = json.loads((run / "evaluations/after/completions.json").read_text())
+    assert asked.isdisjoint({record["question"] for record in measured["completions"]})
+
+
+def test_same_seed_gives_the_same_metrics_but_for_times(train: Train) -> None:
+    one, two = train(name="one"), train(name="two")
+    assert without_clocks(one / "metrics.jsonl") == without_clocks(two / "metrics.jsonl")
+    assert lines(one / "samples.jsonl") == lines(two / "samples.jsonl")
+    assert same_weights(one, two)
+
+
+def test_another_seed_gives_another_run(train: Train) -> None:
+    one, two = train(name="one"), train(name="two", seed=1)
+    assert lines(one / "samples.jsonl") != lines(two / "samples.jsonl")
+
+
+def test_steps_straight_equal_steps_with_a_resume_between(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after step 3, one step past the last checkpoint; two epochs of two minibatches a step."""
+    settings: dict[str, Any] = {"grpo": {"epochs": 2, "minibatches": 2}}
+    straight = train(name="straight", **settings)
+    from rlreason.stages import grpo
+
+    whole = grpo.record
+
+    def record_then_die(context: Any, setup: Any, *rest: Any) -> None:
+        whole(context, setup, *rest)
+        if setup.step == 3:
+            raise SystemExit("killed")
+
+    monkeypatch.setattr(grpo, "record", record_then_die)
+    with pytest.raises(SystemExit):
+        train(name="cut", **settings)
+    monkeypatch.setattr(grpo, "record", whole)
+    resumed = train(name="cut", **settings)
+    assert without_clocks(straight / "metrics.jsonl") == without_clocks(resumed / "metrics.jsonl")
+    assert lines(straight / "samples.jsonl") == lines(resumed / "samples.jsonl")
+    assert same_weights(straight, resumed)
+
+
+def test_finished_run_is_refused_and_left_as_it_was(train: Train) -> None:
+    run = train()
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="name"):
+        train()
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+
+
+def test_another_config_does_not_go_on_with_a_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlreason.stages import grpo
+
+    def stop(*_: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(grpo, "advantage", stop)
+    with pytest.raises(SystemExit):
+        train()
+    with pytest.raises(UserError, match=r"grpo\.group_size"):
+        train(grpo={"group_size": 8})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": "grpo", "advantage_scale": "group"},
+        {"loss": "dapo", "clip_high": 0.28, "dynamic_sampling": 2},
+        {"loss": "bnpo", "baseline": "leave_one_out"},
+        {"loss": "cispo", "clip_high": 4.0},
+        {"loss": "grpo", "ratio": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
+        {"dual_clip": 3.0, "epochs": 2},
+        {"kl": {"coef": 0.1}},
+        {"kl": {"coef": 0.1, "where": "reward", "estimator": "k1"}},
+        {"mask_truncated": True},
+        {"overlong_buffer": 6},
+        {"advantage_scale": "batch", "minibatches": 2},
+        {"share_prompt": False, "sampler_correction": None},
+        {"micro_batch_tokens": 64},
+    ],
+    ids=lambda settings: ",".join(f"{key}={value}" for key, value in settings.items()),
+)
+def test_every_option_runs_and_changes_the_weights(train: Train, settings: dict[str, Any]) -> None:
+    run = train(grpo={"steps": 2, **settings})
+    steps = [line for line in lines(run / "metrics.jsonl") if line["stage"] == "grpo"]
+    assert all(math.isfinite(line["loss"]) for line in steps)
+    assert max(line["grad_norm"] or 0.0 for line in steps) > 0
+    start = load_file(run / "checkpoints" / "sft" / "model.safetensors")
+    assert any(not torch.equal(start[name], tensor) for name, tensor in weights(run).items())
+
+
+def test_micro_batches_and_prompt_sharing_change_no_result(train: Train) -> None:
+    """One step, so that rounding has no second step to grow in; float32 sums differ in their order."""
+    one = train(name="one", grpo={"steps": 1})
+    two = train(name="two", grpo={"steps": 1, "micro_batch_tokens": 64, "share_prompt": False})
+    a, b = weights(one), weights(two)
+    start = load_file(one / "checkpoints" / "sft" / "model.safetensors")
+    step_a = torch.cat([(a[name] - start[name]).flatten() for name in sorted(a)])
+    step_b = torch.cat([(b[name] - start[name]).flatten() for name in sorted(a)])
+    assert torch.cosine_similarity(step_a, step_b, dim=0) > 0.999
+
+
+def test_ratio_is_one_and_sampler_agrees_on_the_first_pass(train: Train) -> None:
+    run = train()
+    for line in lines(run / "metrics.jsonl"):
+        if line["stage"] == "grpo":
+            assert line["ratio_first_pass"] == 0.0
+            assert line["sampler_gap"] < 1e-4
+
+
+def test_kl_is_reported_when_it_has_no_weight_and_starts_at_zero(train: Train) -> None:
+    run = train()
+    kl = [line["kl"] for line in lines(run / "metrics.jsonl") if line["stage"] == "grpo"]
+    assert all(value is not None and math.isfinite(value) for value in kl)
+    assert kl[-1] > 0  # the weights have moved
+
+
+def test_random_rewards_leave_the_held_out_measure_at_accuracy(train: Train) -> None:
+    run = train()
+    step = next(line for line in lines(run / "metrics.jsonl") if line["stage"] == "grpo")
+    assert step["accuracy"] == 0.0  # an untrained model is never right
+    assert 0.0 < step["reward"] < 1.0  # while the control pays
+
+
+def test_stops_and_names_the_cause_when_nothing_can_be_learned(train: Train) -> None:
+    with pytest.raises(UserError, match=r"stop_after_uninformative: 2 steps.*max_new_tokens|nothing can"):
+        train(rewards="accuracy", grpo={"steps": 5, "stop_after_uninformative": 2})
+
+
+def test_reward_of_a_user_and_of_trl_style_runs(train: Train, tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "def batch(completions, answer, **kwargs):\n"
+        "    return [None if i == 0 else float(len(c) % 2) for i, c in enumerate(completions)]\n"
+    )
+    run = train(rewards={f"{source}:batch": 1.0}, grpo={"steps": 2})
+    samples = lines(run / "samples.jsonl")
+    assert samples[0]["reward"] is None  # an abstention, kept apart from 0
+    assert samples[0]["advantage"] == 0.0
+    assert {sample["reward"] for sample in samples[1:16]} <= {0.0, 1.0}
+
+
+def test_lora_trains_the_adapter_and_saves_a_plain_model(train: Train) -> None:
+    base = train(name="base", stage="sft")
+    run = train(
+        name="lora",
+        stage="grpo",
+        model={"scratch": None, "path": str(base / "model"), "lora": {"rank": 2}},
+        grpo={"kl": {"coef": 0.1, "reference": "adapter_off"}},
+    )
+    assert not (run / "model" / "adapter_config.json").exists()
+    before, after = weights(base), weights(run)
+    assert before.keys() == after.keys()
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(re.search(r"_proj\.weight$", name) for name in changed)
+
+
+def test_lora_resumes_to_the_same_weights(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = train(name="base", stage="sft")
+    settings: dict[str, Any] = {
+        "stage": "grpo",
+        "model": {"scratch": None, "path": str(base / "model"), "lora": {"rank": 2}},
+    }
+    straight = train(name="straight", **settings)
+    from rlreason.stages import grpo
+
+    whole = grpo.sample_and_score
+
+    def die_in_step_four(context: Any, setup: Any, step: int, clock: Any) -> Any:
+        if step == 4:
+            raise SystemExit
+        return whole(context, setup, step, clock)
+
+    monkeypatch.setattr(grpo, "sample_and_score", die_in_step_four)
+    with pytest.raises(SystemExit):
+        train(name="cut", **settings)
+    monkeypatch.setattr(grpo, "sample_and_score", whole)
+    assert same_weights(straight, train(name="cut", **settings))
