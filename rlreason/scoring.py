@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rewards import Rubric, RubricScore, Score, Term, load_reward
+from rewards import SPECS, Rubric, RubricScore, Score, Term, load_reward
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
+from rlreason.tasks import TaskData
 from rlreason.types import Example
 
 FORMAT = "think_format"
+_SHOWN_GOLDS = 3
 _RESERVED = frozenset({"completions", "prompts", "prefill", "answer", "answer_type"})
 
 
@@ -75,3 +77,36 @@ def unreadable_golds(
         if said.value is None or wrong:
             bad.append((row, said))
     return bad
+
+
+def readable(config: RunConfig, scorer: Scorer, data: TaskData) -> tuple[TaskData, str]:
+    """Dry-run the rewards on every gold answer; leave out, count, or refuse those that cannot be read.
+
+    Returns the data without them, and a line that says so, empty if there are none. Raises UserError if they
+    are more than `task.max_unreadable` of all.
+    """
+    spec = SPECS[config.prompt.format]
+    kept: dict[str, list[Any]] = {}
+    bad_total, total, shown = 0, 0, []
+    for part, examples in (("train", data.train), ("held_out", data.held_out)):
+        rendered = [_gold_completion(spec, example.answer) for example in examples]
+        bad = dict(unreadable_golds(scorer, examples, rendered))
+        shown += [f"{examples[row].answer!r} ({score.reason})" for row, score in bad.items()]
+        kept[part] = [example for row, example in enumerate(examples) if row not in bad]
+        bad_total, total = bad_total + len(bad), total + len(examples)
+    if not bad_total:
+        return data, ""
+    summary = f"{bad_total} of {total} gold answers cannot be read, such as {'; '.join(shown[:_SHOWN_GOLDS])}"
+    if bad_total > config.task.max_unreadable * total or not kept["train"] or not kept["held_out"]:
+        raise UserError(
+            f"task.answer_type={config.task.answer_type}: {summary}. Set another answer_type, correct the "
+            "gold answers, or set task.max_unreadable to the share of rows that may be left out."
+        )
+    return TaskData(kept["train"], kept["held_out"], data.report), f"left out: {summary}"
+
+
+def _gold_completion(spec: Any, answer: str) -> str:
+    try:
+        return str(spec.render("The known right answer.", answer))
+    except ValueError:  # a gold answer that is blank or holds a tag: no completion can give it
+        return ""

@@ -37,11 +37,3 @@ class Rollout:
     completion_ids: list[int]
     logprobs: list[float]
     finish_reason: FinishReason
-
-
-@dataclass(frozen=True)
-class Group:
-    """The G rollouts of one prompt."""
-
-    example: Example
-    rollouts: list[Rollout]

@@ -191,17 +191,29 @@ def _loss(config: "RunConfig") -> Iterator[Mistake]:
 
 def _sizes(config: "RunConfig") -> Iterator[Mistake]:
     grpo = config.grpo
-    completions = grpo.prompts_per_step * grpo.group_size
-    if completions % grpo.minibatches:
+    prompts = grpo.prompts_per_step
+    if prompts % grpo.minibatches:
         yield Mistake(
-            f"grpo.minibatches: {grpo.minibatches} does not divide the {completions} completions of a step "
-            f"(prompts_per_step * group_size); give one of {_divisors(completions)}",
-            ("grpo.minibatches", "grpo.prompts_per_step", "grpo.group_size"),
+            f"grpo.minibatches: {grpo.minibatches} does not divide the {prompts} groups of a step "
+            f"(prompts_per_step), and a group stays whole; give one of {_divisors(prompts)}",
+            ("grpo.minibatches", "grpo.prompts_per_step"),
+        )
+    if config.stages == ("grpo", "sft"):
+        yield Mistake(
+            "stage: [grpo, sft] would imitate after learning from rewards, and measure neither; write [sft, grpo]",
+            ("stage",),
         )
 
 
 def _eval(config: "RunConfig") -> Iterator[Mistake]:
     evaluation = config.eval
+    verifier = next((name for name in ("countdown", "reasoning_gym") if name in config.rewards), None)
+    if verifier is not None and evaluation.reward == "accuracy" and "accuracy" not in config.rewards:
+        yield Mistake(
+            f"eval.reward: accuracy compares with the gold answer, which is not what {verifier} pays for; "
+            f"set eval.reward to {verifier}",
+            ("eval.reward", "rewards"),
+        )
     too_large = [k for k in evaluation.pass_at if k > evaluation.samples]
     if too_large:
         yield Mistake(

@@ -96,6 +96,9 @@ class KlConfig(Section):
     where: Literal["loss", "reward"] = Field(
         default="loss", description="add the penalty to the loss or to the reward"
     )
+    correction: bool = Field(
+        default=False, description="weigh the penalty in the loss by the importance ratio (arXiv 2512.02556)"
+    )
     reference: str = Field(
         default="start",
         min_length=1,
@@ -113,7 +116,7 @@ class GrpoConfig(Section):
     )
     epochs: int = Field(default=1, ge=1, description="passes over the completions of a step")
     minibatches: int = Field(
-        default=1, ge=1, description="optimizer steps in a pass; divides the completions"
+        default=1, ge=1, description="optimizer steps in a pass; divides prompts_per_step"
     )
     micro_batch_tokens: int = Field(
         default=8192,

@@ -12,18 +12,23 @@ from rlreason.policy.chat import Renderer, render_all
 from rlreason.policy.model import load_policy
 from rlreason.report.terminal import View
 from rlreason.rollout import build_engine
-from rlreason.scoring import Scorer
+from rlreason.scoring import Scorer, readable
 from rlreason.tasks import load_tasks
 
 
 def model_path(model_or_run: str) -> str:
-    """The model that an argument means: a run's final model, else its newest checkpoint, else itself."""
+    """The model that an argument means: a run's final model, else its newest checkpoint, else itself.
+
+    Raises UserError for a run that has saved none yet.
+    """
     folder = Path(model_or_run)
     if not (folder / "metrics.jsonl").exists() and not (folder / "checkpoints").is_dir():
         return model_or_run
     if (folder / "model").is_dir():
         return str(folder / "model")
-    checkpoints = sorted((folder / "checkpoints").glob("step-*"))
+    cold_start = folder / "checkpoints" / "sft"
+    checkpoints = [cold_start] if cold_start.is_dir() else []
+    checkpoints += sorted((folder / "checkpoints").glob("step-*"))
     if not checkpoints:
         raise UserError(f"{model_or_run}: this run has saved neither a model nor a checkpoint yet")
     return str(checkpoints[-1])
@@ -34,9 +39,10 @@ def evaluate_command(model_or_run: str, config: RunConfig) -> None:
     path = model_path(model_or_run)
     scorer = Scorer(config)
     data = load_tasks(config.task, seed=config.seed, eval_questions=config.eval.questions)
+    data, left_out = readable(config, scorer, data)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
-    plain = config.model.model_copy(update={"lora": None, "scratch": None, "path": path})
+    plain = config.model.model_copy(update={"lora": None, "scratch": None, "path": path, "revision": None})
     policy = load_policy(plain)
     engine, engine_name = build_engine(policy, config.rollout)
     renderer = Renderer(policy.tokenizer, prompt_format=config.prompt.format, system=config.prompt.system)
@@ -44,6 +50,8 @@ def evaluate_command(model_or_run: str, config: RunConfig) -> None:
     if not prompts:
         raise UserError(f"prompt.max_tokens={config.prompt.max_tokens}: no held-out question fits; raise it")
     with View() as view:
+        if left_out:
+            view.note(left_out)
         view.note(f"{path}: {len(prompts)} held-out questions ({too_long} too long), sampler {engine_name}")
         evaluation = Evaluator(config, scorer, renderer, prompts).run(engine, policy.eos_ids)
         view.evaluation(str(path), evaluation.summary)

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlreason.errors import UserError
 
@@ -16,7 +16,7 @@ def causal_lm_of(model: Any) -> Any:
 def with_adapter(model: Any, lora: Any) -> Any:
     """Wrap `model` with a fresh adapter of shape `lora` (`config.LoraConfig`), which starts as the identity.
 
-    Raises UserError if its targets fit no layer.
+    Raises UserError if its targets fit no layer, or one of two layers that share their weight.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -29,23 +29,34 @@ def with_adapter(model: Any, lora: Any) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(model, adapter)
+        adapted = get_peft_model(model, adapter)
     except ValueError as error:
         raise UserError(f"model.lora.targets: {targets!r} fit no layer of this model ({error})") from error
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    if getattr(model.config, "tie_word_embeddings", False) and any(hasattr(end, "lora_A") for end in ends):
+        raise UserError(
+            f"model.lora.targets: {targets!r} name the embeddings or the head, which share one weight in this "
+            "model, so that the adapter could not be merged into it; leave them out"
+        )
+    return adapted
 
 
-def effective_weight(linear: nn.Module) -> Tensor:
-    """The weight of a linear layer with its active adapters added: W + scaling * B A (arXiv 2106.09685)."""
-    weight: Tensor = linear.weight
-    if not hasattr(linear, "get_delta_weight") or getattr(linear, "disable_adapters", False):
+def effective_weight(layer: Any) -> Tensor:
+    """The weight of a linear layer or an embedding with its active adapters added.
+
+    W + scaling * B A (arXiv 2106.09685, eq. 3).
+    """
+    weight: Tensor = layer.weight
+    if not hasattr(layer, "get_delta_weight") or getattr(layer, "disable_adapters", False):
         return weight
-    for adapter in linear.active_adapters:
-        if adapter in linear.lora_A:
-            weight = weight + linear.get_delta_weight(adapter)
+    for adapter in layer.active_adapters:
+        if adapter in layer.lora_A or adapter in layer.lora_embedding_A:
+            weight = weight + layer.get_delta_weight(adapter)
     return weight
 
 
-def merged_state(model: Any) -> dict[str, torch.Tensor]:
+@torch.no_grad()
+def merged_state(model: Any) -> dict[str, Tensor]:
     """The base model's state with the adapter folded in, computed beside the live weights.
 
     Merging in place and unmerging afterwards would leave rounding in the weights that go on training.
@@ -57,5 +68,5 @@ def merged_state(model: Any) -> dict[str, torch.Tensor]:
             state[name.replace(".base_layer", "")] = value
     for name, module in base.named_modules():
         if hasattr(module, "get_delta_weight") and hasattr(module, "base_layer"):
-            state[f"{name}.weight"] = effective_weight(module).detach()
+            state[f"{name}.weight"] = effective_weight(module)
     return state

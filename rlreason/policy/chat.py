@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from rewards import SPECS
 from rlreason.errors import UserError
 from rlreason.types import Example, Message
@@ -55,9 +57,16 @@ class Renderer:
         return [{"role": "system", "content": self._system}, *example.prompt]
 
     def render(self, example: Example) -> RenderedPrompt:
-        text = self.tokenizer.apply_chat_template(
-            self.messages(example), add_generation_prompt=True, tokenize=False
-        )
+        """Render one question. Raises UserError if the template refuses the messages or doubles the BOS."""
+        try:
+            text = self.tokenizer.apply_chat_template(
+                self.messages(example), add_generation_prompt=True, tokenize=False
+            )
+        except TemplateError as error:
+            raise UserError(
+                f"the chat template of this model refuses the messages of {example.question[:80]!r} ({error}). "
+                "If it takes no system prompt, set prompt.system=null and put the instruction in the questions"
+            ) from error
         ids = self._encode(text)
         return RenderedPrompt(example, ids, self._prefill(text))
 

@@ -30,7 +30,7 @@ def save_training_state(
         weights = {name: parameter.detach().contiguous() for name, parameter in policy.trainable().items()}
         save_file(weights, folder / _ADAPTER)
     moments: dict[str, torch.Tensor] = {}
-    steps: dict[str, float] = {}
+    steps = dict.fromkeys(policy.trainable(), 0.0)  # 0: no gradient so far, so the optimizer holds nothing
     for parameter, entry in optimizer.state.items():
         name = names[id(parameter)]
         steps[name] = float(entry["step"])
@@ -59,16 +59,18 @@ def load_training_state(directory: Path, policy: Policy, optimizer: torch.optim.
         ) from error
     parameters = policy.trainable()
     steps = state.pop("optimizer_steps")
-    saved = weights.keys() if policy.has_adapter else steps.keys()
-    if steps and saved != parameters.keys():
-        different = sorted(saved ^ parameters.keys())[:3]
+    if steps.keys() != parameters.keys():
+        different = sorted(steps.keys() ^ parameters.keys())[:3]
         raise UserError(f"{folder}: saved from a model with other trainable weights (such as {different})")
     for name, parameter in parameters.items():
         if name in weights:
             parameter.data.copy_(weights[name])
-        if name in steps:
+        if steps[name]:
             entry: dict[str, Any] = {
                 moment: moments[f"{moment}/{name}"].to(parameter.device) for moment in _MOMENTS
             }
-            optimizer.state[parameter] = {"step": torch.tensor(steps[name]), **entry}
+            optimizer.state[parameter] = {
+                "step": torch.tensor(steps[name], device=parameter.device),
+                **entry,
+            }
     return state

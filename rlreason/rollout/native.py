@@ -9,12 +9,13 @@ Shapes: S slots, H query heads, K key-value heads, R = H / K, D head size, T cac
 
 import math
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlreason.policy.adapter import causal_lm_of, effective_weight
 from rlreason.rollout.engine import Request, Sampling
@@ -23,8 +24,11 @@ from rlreason.types import FinishReason, Rollout
 
 _ARCHITECTURES = {"LlamaForCausalLM", "Qwen2ForCausalLM", "MistralForCausalLM"}
 
+_Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""Layer number, queries, keys and values of the new tokens -> what attention mixes, all (batch, heads, T, D)."""
 
-def unsupported(model: nn.Module) -> str | None:
+
+def unsupported(model: Any) -> str | None:
     """Return why `model` has no native path, or None if it has one."""
     config = model.config
     name = type(model).__name__
@@ -32,6 +36,8 @@ def unsupported(model: nn.Module) -> str | None:
         return f"{name} has no native path"
     if getattr(config, "hidden_act", "silu") != "silu":
         return f"hidden_act {config.hidden_act!r}"
+    if getattr(config, "mlp_bias", False):
+        return "biases in its feed-forward layers"
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") not in ("default", "llama3"):
         return f"rope_type {rope.get('rope_type')!r}"
@@ -76,7 +82,7 @@ class NativeEngine:
     name = "native"
 
     def __init__(
-        self, model: nn.Module, *, eos_ids: Iterable[int], max_sequences: int, dtype: torch.dtype
+        self, model: Any, *, eos_ids: Iterable[int], max_sequences: int, dtype: torch.dtype
     ) -> None:
         causal_lm = causal_lm_of(model)
         reason = unsupported(causal_lm)
@@ -100,17 +106,17 @@ class NativeEngine:
     @torch.no_grad()
     def refresh(self) -> None:
         causal_lm = causal_lm_of(self._model)
-        self._embedding = self._copy(causal_lm.model.embed_tokens.weight)
+        embedding = effective_weight(causal_lm.model.embed_tokens)
+        head = effective_weight(causal_lm.lm_head)
+        self._embedding = self._copy(embedding)
+        self._head = self._embedding if head.data_ptr() == embedding.data_ptr() else self._copy(head)
         self._final_norm = self._copy(causal_lm.model.norm.weight)
-        head = causal_lm.lm_head.weight
-        tied = head.data_ptr() == causal_lm.model.embed_tokens.weight.data_ptr()
-        self._head = self._embedding if tied else self._copy(head)
         self._layers = [self._copy_layer(layer) for layer in causal_lm.model.layers]
 
     def _copy(self, weight: Tensor) -> Tensor:
         return weight.detach().to(self._dtype)
 
-    def _copy_layer(self, layer: nn.Module) -> _Layer:
+    def _copy_layer(self, layer: Any) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
         biases = [projection.bias for projection in projections]
@@ -196,7 +202,7 @@ class NativeEngine:
         hidden = self._forward(tokens_S.unsqueeze(1), cos, sin, attend)
         return hidden[:, 0] @ self._head.T
 
-    def _forward(self, tokens: Tensor, cos: Tensor, sin: Tensor, attend) -> Tensor:  # type: ignore[no-untyped-def]
+    def _forward(self, tokens: Tensor, cos: Tensor, sin: Tensor, attend: _Attend) -> Tensor:
         hidden = F.embedding(tokens, self._embedding)
         batch, length, _ = hidden.shape
         split = [self._heads, self._kv_heads, self._kv_heads]

@@ -26,10 +26,12 @@ def sample_tokens(logits_SV: Tensor, uniform_S: Tensor, sampling: Sampling) -> t
     # The last entry is the total mass left after the cut; a token of zero mass is never the first above.
     threshold_S1 = uniform_S.unsqueeze(-1) * cumulative_SV[:, -1:]
     tokens_S = torch.searchsorted(cumulative_SV, threshold_S1, right=True).squeeze(-1)
-    # Rounding can push a threshold onto the total: fall back to the likeliest token, never to a cut one.
-    beyond_S = tokens_S >= logits_SV.shape[-1]
-    if beyond_S.any():
-        tokens_S = torch.where(beyond_S, probs_SV.argmax(-1), tokens_S)
+    # Rounding can push a threshold onto the total, or on a GPU lift a sum over its neighbour's where there is
+    # no mass: fall back to the likeliest token, never to a cut one.
+    tokens_S = tokens_S.clamp(max=logits_SV.shape[-1] - 1)
+    missed_S = _gather(probs_SV, tokens_S) == 0
+    if missed_S.any():
+        tokens_S = torch.where(missed_S, probs_SV.argmax(-1), tokens_S)
     return tokens_S, _gather(logprobs_SV, tokens_S)
 
 

@@ -3,14 +3,15 @@
 Shapes: S sequences, V vocabulary.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from rlreason.policy.adapter import causal_lm_of
 from rlreason.rollout.engine import Request, Sampling
 from rlreason.rollout.sampler import sample_tokens
 from rlreason.types import Rollout
@@ -23,14 +24,14 @@ class TransformersEngine:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         *,
         eos_ids: Iterable[int],
         pad_id: int,
         max_sequences: int,
         autocast: Callable[[], AbstractContextManager[Any]],
     ) -> None:
-        self._model: Any = model
+        self._model = causal_lm_of(model)  # an adapter's layers are in it
         self._eos_ids = sorted(eos_ids)
         self._pad_id = pad_id
         self._max_sequences = max_sequences
@@ -76,7 +77,7 @@ class TransformersEngine:
             pad_token_id=self._pad_id,
             use_cache=True,
         )
-        with self._autocast():
+        with self._autocast(), self._own_defaults_aside():
             output = self._model.generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
@@ -86,6 +87,17 @@ class TransformersEngine:
         tokens = output[:, width:].tolist()
         logprobs = torch.stack(drawer.logprobs, dim=1).tolist()
         return [self._cut(*row) for row in zip(prompts, tokens, logprobs, strict=True)]
+
+    @contextmanager
+    def _own_defaults_aside(self) -> Iterator[None]:
+        """`generate` takes what it is not told from the model's generation config, which may hold a repetition
+        penalty or banned tokens. The trainer knows nothing of them, so they would bend the log-probs."""
+        own = self._model.generation_config
+        self._model.generation_config = GenerationConfig()
+        try:
+            yield
+        finally:
+            self._model.generation_config = own
 
     def _cut(self, prompt: list[int], tokens: list[int], logprobs: list[float]) -> Rollout:
         """End the row at its first end-of-sequence token; what generate wrote after it is padding."""

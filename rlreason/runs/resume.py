@@ -13,7 +13,6 @@ from rlreason.runs.lock import LOCK, PID
 CONFIG = "config.yaml"
 EVAL = "eval.json"
 MODEL = "model"
-REPORT = "report.html"
 
 # What may differ between the start of a run and its resumption: how long it trains, what it prints and
 # keeps, how many threads it uses, and what the folder is called (it may have been moved or renamed).
@@ -56,9 +55,8 @@ def _is_finished(root: Path) -> bool:
 
 def refuse_finished(root: Path) -> None:
     """Raise the UserError that says where the result of a finished run is."""
-    report = root / REPORT if (root / REPORT).is_file() else root / EVAL
     raise UserError(
-        f"the run in {root} is finished: its model is {root / MODEL}, its report {report}. Choose another "
+        f"the run in {root} is finished: its model is {root / MODEL}, its result {root / EVAL}. Choose another "
         "`name=` for a new run."
     )
 

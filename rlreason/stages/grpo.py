@@ -8,7 +8,7 @@ import math
 import torch
 from accelerate.utils import gather_object
 
-from rlreason.algorithms import group_advantages, overlong_penalty
+from rlreason.algorithms import group_advantages, informative, overlong_penalty
 from rlreason.errors import UserError
 from rlreason.stages.clock import Clock
 from rlreason.stages.collect import Sample
@@ -69,11 +69,8 @@ def sample_and_score(context: RunContext, setup: GrpoSetup, step: int, clock: Cl
         fresh = draw(context, setup, step, first, missing, clock)
         if config.dynamic_sampling == 0:
             return fresh
-        with_signal = {
-            group
-            for group in {sample.group for sample in fresh}
-            if has_signal([sample for sample in fresh if sample.group == group])
-        }
+        flags = informative(*_rewards_and_groups(fresh)).tolist()
+        with_signal = {sample.group for sample, flag in zip(fresh, flags, strict=True) if flag}
         kept += [sample for sample in fresh if sample.group in with_signal]
         spare += [sample for sample in fresh if sample.group not in with_signal]
     missing = config.prompts_per_step - len({sample.group for sample in kept})
@@ -90,7 +87,7 @@ def draw(
     share = numbered[accelerator.process_index :: accelerator.num_processes]
     drawn = setup.collector.sample(share, step=step)
     clock.lap("sample")
-    scored = setup.collector.score(drawn)
+    scored = setup.collector.score(drawn) if drawn else []
     apply_overlong(context, scored)
     if accelerator.num_processes > 1:
         scored = sorted(gather_object(scored), key=lambda sample: sample.group)
@@ -114,10 +111,10 @@ def apply_overlong(context: RunContext, samples: list[Sample]) -> None:
             sample.reward += config.grpo.overlong_weight * float(penalty)
 
 
-def has_signal(samples: list[Sample]) -> bool:
-    """Whether the rewards of a group differ; abstentions do not count."""
-    rewards = [sample.reward for sample in samples if sample.reward is not None]
-    return bool(rewards) and max(rewards) > min(rewards)
+def _rewards_and_groups(samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rewards and group numbers, one a sample; NaN is an abstention."""
+    rewards = [math.nan if sample.reward is None else sample.reward for sample in samples]
+    return torch.tensor(rewards, dtype=torch.float64), torch.tensor([sample.group for sample in samples])
 
 
 # ---------------------------------------------------------------------- advantage
@@ -127,12 +124,8 @@ def advantage(context: RunContext, setup: GrpoSetup, samples: list[Sample]) -> N
     """Fill in each sample's advantage, relative to its group; an abstention is left out of both."""
     config = context.config.grpo
     setup.updater.penalize_kl(samples)
-    rewards = [math.nan if s.reward is None else s.reward for s in samples]
     advantages = group_advantages(
-        torch.tensor(rewards, dtype=torch.float64),
-        torch.tensor([sample.group for sample in samples]),
-        baseline=config.baseline,
-        scale=config.advantage_scale,
+        *_rewards_and_groups(samples), baseline=config.baseline, scale=config.advantage_scale
     )
     for sample, value in zip(samples, advantages.tolist(), strict=True):
         sample.advantage = value
@@ -157,7 +150,8 @@ def record(
         show_sample(context, samples)
     if config.eval.every and setup.step % config.eval.every == 0 and setup.step < config.grpo.steps:
         evaluate(context, setup, f"step-{setup.step:06d}")
-    if config.log.checkpoint_every and setup.step % config.log.checkpoint_every == 0:
+    every = config.log.checkpoint_every
+    if setup.step == config.grpo.steps or (every and setup.step % every == 0):
         save_checkpoint(context, setup)
     limit = config.grpo.stop_after_uninformative
     if limit and setup.without_signal >= limit:

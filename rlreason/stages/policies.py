@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
 from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.model import Policy, load_policy
@@ -52,6 +53,12 @@ def load_reference(context: RunContext, policy: Policy) -> CompletionLogprobs | 
     if frozen is None:
         frozen = load_stage_policy(
             replace(context, config=context.config.model_copy(update={"model": plain}))
+        )
+    sizes = [p.model.get_input_embeddings().weight.shape[0] for p in (policy, frozen)]
+    if sizes[0] != sizes[1]:
+        raise UserError(
+            f"grpo.kl.reference: {kind!r} has a vocabulary of {sizes[1]} tokens and the policy one of "
+            f"{sizes[0]}; take a reference of the same family"
         )
     frozen.model.requires_grad_(False)
     return CompletionLogprobs(frozen)

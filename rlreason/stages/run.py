@@ -9,17 +9,14 @@ from typing import Any
 
 from rich.console import Console
 
-from rewards import SPECS
 from rlreason.config import RunConfig, dump
-from rlreason.errors import UserError
 from rlreason.evaluation.evaluator import Evaluation
 from rlreason.report.terminal import View
 from rlreason.runs import RunDirectory
-from rlreason.scoring import Scorer, unreadable_golds
+from rlreason.scoring import Scorer, readable
 from rlreason.stages.context import RunContext
 from rlreason.tasks import TaskData, load_tasks
 
-_SHOWN_GOLDS = 3
 _SHOWN_LINES = 12
 
 
@@ -31,10 +28,11 @@ def run(config: RunConfig) -> None:
     """
     scorer = Scorer(config)
     data = load_tasks(config.task, seed=config.seed, eval_questions=config.eval.questions)
-    data, left_out = _readable(config, scorer, data)
+    data, left_out = readable(config, scorer, data)
     root = Path(config.output_dir) / config.name
     accelerator = _accelerator(config)
     with _open(root, config, accelerator) as directory, _view(accelerator) as view:
+        view.note(_counts(data))
         if left_out:
             view.note(left_out)
         context = RunContext(config, directory, view, data, scorer, accelerator)
@@ -58,35 +56,6 @@ def _view(accelerator: Any) -> View:
     if accelerator.is_main_process:
         return View()
     return View(console=Console(file=io.StringIO()))
-
-
-def _readable(config: RunConfig, scorer: Scorer, data: TaskData) -> tuple[TaskData, str]:
-    """Dry-run the rewards on every gold answer; leave out, count, or refuse those that cannot be read."""
-    spec = SPECS[config.prompt.format]
-    kept: dict[str, list[Any]] = {}
-    bad_total, total, shown = 0, 0, []
-    for part, examples in (("train", data.train), ("held_out", data.held_out)):
-        rendered = [_gold_completion(spec, example.answer) for example in examples]
-        bad = dict(unreadable_golds(scorer, examples, rendered))
-        shown += [f"{examples[row].answer!r} ({score.reason})" for row, score in bad.items()]
-        kept[part] = [example for row, example in enumerate(examples) if row not in bad]
-        bad_total, total = bad_total + len(bad), total + len(examples)
-    if not bad_total:
-        return data, ""
-    summary = f"{bad_total} of {total} gold answers cannot be read, such as {'; '.join(shown[:_SHOWN_GOLDS])}"
-    if bad_total > config.task.max_unreadable * total or not kept["train"] or not kept["held_out"]:
-        raise UserError(
-            f"task.answer_type={config.task.answer_type}: {summary}. Set another answer_type, correct the "
-            "gold answers, or set task.max_unreadable to the share of rows that may be left out."
-        )
-    return TaskData(kept["train"], kept["held_out"], data.report), f"left out: {summary}"
-
-
-def _gold_completion(spec: Any, answer: str) -> str:
-    try:
-        return str(spec.render("The known right answer.", answer))
-    except ValueError:  # a gold answer that is blank or holds a tag: no completion can give it
-        return ""
 
 
 def _accelerator(config: RunConfig) -> Any:
@@ -160,6 +129,12 @@ def _changes(context: RunContext, before: Evaluation, after: Evaluation) -> list
         for label, answered in (("before", old), ("after", new)):
             lines += [f"  {label:<7}| {line}" for line in answered.text.strip().splitlines()[:_SHOWN_LINES]]
     return [*lines, "", f"model    {context.run.root / 'model'}", f"run      {context.run.root}", ""]
+
+
+def _counts(data: TaskData) -> str:
+    """What became of the rows of the task, with every count that is not 0."""
+    counts = [f"{number} {name.replace('_', ' ')}" for name, number in data.report.items() if number]
+    return f"questions: {', '.join(counts)}"
 
 
 def _how_to_go_on(directory: RunDirectory) -> str:

@@ -43,7 +43,11 @@ def trace_rows(renderer: Renderer, found: list[Trace], *, limit: int) -> tuple[l
     eos = renderer.tokenizer.eos_token_id
     for trace in found:
         prompt = renderer.render(trace.example)
-        completion = renderer.completion_ids(prompt, renderer.spec.render(trace.think, trace.answer))
+        try:
+            text = renderer.spec.render(trace.think, trace.answer)
+        except ValueError as error:
+            raise UserError(f"sft.traces: the trace of {trace.example.question!r:.80}: {error}") from error
+        completion = renderer.completion_ids(prompt, text)
         assert completion[-1] == eos, "a trace must end with the end-of-sequence token"
         ids = [*prompt.ids, *completion]
         if len(ids) > limit:

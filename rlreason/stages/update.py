@@ -243,6 +243,7 @@ class Updater:
             dual_clip=settings.dual_clip,
             kl_coef=settings.kl.coef if reference else 0.0,
             kl_estimator=settings.kl.estimator,
+            kl_correction=settings.kl.correction,
         )
         if result is not None:
             gap_CT = ((old_CT - sampler_CT) * packed.mask_CT).abs()
@@ -274,8 +275,9 @@ class Updater:
         if self._skips_in_a_row > _SKIPS_ALLOWED:
             raise UserError(
                 f"{self._skips_in_a_row} optimizer steps in a row had a gradient that is not finite "
-                f"(norm {norm}); the weights were not touched by them. Lower grpo.optim.lr, or set "
-                "model.precision=float32, and go on from the last checkpoint."
+                f"(norm {norm}); the weights were not touched by them. Lower grpo.optim.lr or set "
+                "model.precision=float32, and start a new run (name=...) from this one's last checkpoint "
+                "(stage=grpo model.path=...)."
             )
 
     # ------------------------------------------------------------------ log-probs without gradient

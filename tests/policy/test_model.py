@@ -44,7 +44,6 @@ def test_a_model_directory_loads_with_its_logits(tmp_path: Path) -> None:
     assert policy.eos_ids == (EOS,)
     assert policy.pad_id == 0
     assert not policy.has_adapter
-    assert policy.model.training or not policy.model.training  # load leaves a usable module
 
 
 def test_weights_are_float32_whatever_the_file_holds(tmp_path: Path) -> None:

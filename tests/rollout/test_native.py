@@ -219,7 +219,7 @@ def test_nothing_to_sample_and_empty_prompts() -> None:
         ("gpt2", {}, "no native path"),
         ("gemma2", {}, "no native path"),
         ("llama", {"hidden_act": "gelu"}, "gelu"),
-        ("llama", {"mlp_bias": True}, "mlp_bias"),
+        ("llama", {"mlp_bias": True}, "feed-forward"),
         ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "linear"),
         ("mistral", {"sliding_window": 16}, "sliding"),
         ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}, "sliding"),

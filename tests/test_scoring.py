@@ -1,0 +1,128 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewards import SPECS
+from rlreason.config import RunConfig
+from rlreason.errors import UserError
+from rlreason.scoring import Scorer, unreadable_golds
+from rlreason.types import Example
+
+RENDER = SPECS["think_answer"].render
+
+
+def scorer(rewards: Any = "accuracy", **sections: Any) -> Scorer:
+    task = {"name": "chain_sum", **sections.pop("task", {})}
+    config = {"name": "test", "stage": "grpo", "rewards": rewards, "task": task, **sections}
+    return Scorer(RunConfig.model_validate(config))
+
+
+def asked(answer: str, **metadata: Any) -> Example:
+    return Example([{"role": "user", "content": "How much?"}], answer, metadata)
+
+
+def totals(marker: Scorer, examples: list[Example], completions: list[str]) -> list[float | None]:
+    return [s.total for s in marker.score(examples, completions, [""] * len(examples))]
+
+
+def test_the_rubric_of_the_config_is_applied() -> None:
+    marker = scorer({"accuracy": {"gate": "think_format"}, "think_format": 0.5})
+    completions = [RENDER("so", "5"), RENDER("so", "6"), "<answer>5</answer>"]
+    # Both right: 1 + 0.5. Form only: 0.5. No form: the gate is shut.
+    assert totals(marker, [asked("5")] * 3, completions) == [1.5, 0.5, 0.0]
+
+
+def test_accuracy_and_form_are_observed_even_where_they_earn_nothing() -> None:
+    marker = scorer("random")
+    (score,) = marker.score([asked("5")], [RENDER("so", "5")], [""])
+    assert set(score.parts) == {"random", "accuracy", "think_format"}
+    assert (score.parts["accuracy"].value, score.parts["think_format"].value) == (1.0, 1.0)
+    assert score.total == score.parts["random"].value
+
+
+def test_the_prefill_is_scored_with_the_completion() -> None:
+    rest = RENDER("so", "5").removeprefix("<think>")
+    bare, opened = scorer().score([asked("5")] * 2, [rest, rest], ["", "<think>"])
+    assert opened.parts["think_format"].value == 1.0
+    assert bare.parts["think_format"].value == 0.0
+
+
+def test_an_example_may_name_its_own_answer_type() -> None:
+    marker = scorer(task={"answer_type": "exact"})
+    examples = [asked("1/2"), asked("1/2", answer_type="math")]
+    assert totals(marker, examples, [RENDER("so", "0.5")] * 2) == [0.0, 1.0]
+
+
+OWN = """
+def counts(completions, prompts, answer, note, **others):
+    assert len(prompts) == len(answer) == len(note) == len(completions)
+    assert prompts[0][0]["content"] == "How much?"
+    return [None if n is None else float(len(n)) for n in note]
+
+def wants(completions, absent, **others):
+    return [0.0 for _ in completions]
+
+def short(completions, **others):
+    return [0.0]
+"""
+
+
+def own(tmp_path: Path, name: str) -> str:
+    (tmp_path / "own.py").write_text(OWN)
+    return f"{tmp_path / 'own.py'}:{name}"
+
+
+def test_further_columns_reach_the_rewards_and_gaps_are_none(tmp_path: Path) -> None:
+    marker = scorer(own(tmp_path, "counts"))
+    examples = [asked("5", note="abc"), asked("5", other=1)]
+    assert totals(marker, examples, ["x", "y"]) == [3.0, None]
+
+
+def test_a_column_of_the_task_cannot_pose_as_the_completion_or_the_gold() -> None:
+    example = asked("5", answer="6", completions="forged", prefill="forged", prompts="forged")
+    assert totals(scorer(), [example], [RENDER("so", "5")]) == [1.0]
+
+
+def test_a_missing_column_is_a_user_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"rewards: .*absent"):
+        scorer(own(tmp_path, "wants")).score([asked("5")], ["x"], [""])
+
+
+def test_a_reward_that_returns_too_few_values_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="rewards: .*short"):
+        scorer(own(tmp_path, "short")).score([asked("5")] * 2, ["x", "y"], ["", ""])
+
+
+@pytest.mark.parametrize(
+    ("rewards", "said"),
+    [
+        ("acuracy", "did you mean 'accuracy'"),
+        ({"accuracy": {"args": {"tolerence": 1}}}, "tolerence"),
+        ("no_such_file.py:reward", "no_such_file"),
+    ],
+)
+def test_a_reward_that_cannot_be_had_is_named(rewards: Any, said: str) -> None:
+    with pytest.raises(UserError, match=r"^rewards\.") as error:
+        scorer(rewards)
+    assert said in str(error.value)
+
+
+def test_arguments_of_a_reward_reach_it() -> None:
+    seeds = [scorer({"random": {"args": {"seed": seed}}}) for seed in range(12)]
+    values = {totals(marker, [asked("5")], ["x"])[0] for marker in seeds}
+    assert values == {0.0, 1.0}
+
+
+def test_golds_that_cannot_be_read_are_listed_with_the_reason() -> None:
+    examples = [asked("5"), asked("no number at all"), asked("7")]
+    rendered = [RENDER("known", example.answer) for example in examples]
+    bad = unreadable_golds(scorer(task={"answer_type": "number"}), examples, rendered)
+    assert [row for row, _ in bad] == [1]
+    assert bad[0][1].value is None
+    assert bad[0][1].reason
+
+
+def test_a_gold_that_does_not_score_full_marks_against_itself_is_listed() -> None:
+    (bad,) = unreadable_golds(scorer(), [asked("5")], [""])  # no completion can give it
+    assert bad[0] == 0
