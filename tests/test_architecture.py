@@ -73,11 +73,13 @@ def test_the_config_does_not_import_what_it_configures() -> None:
 
 def test_the_nouns_import_no_room() -> None:
     for name in ("types", "errors", "seeds"):
-        assert not [m for m in imported(ROOT / "rlreason" / f"{name}.py") if within(m, "rlreason") or within(m, "torch")]
+        modules = imported(ROOT / "rlreason" / f"{name}.py")
+        assert not [m for m in modules if within(m, "rlreason") or within(m, "torch")]
 
 
 def test_the_policy_knows_of_no_stage_task_or_engine() -> None:
-    closed = [f"rlreason.{room}" for room in ("stages", "tasks", "rollout", "evaluation", "report", "scoring")]
+    rooms = ("stages", "tasks", "rollout", "evaluation", "report", "scoring")
+    closed = [f"rlreason.{room}" for room in rooms]
     assert not [(f, name) for f, name in arrows("rlreason/policy") if any(within(name, c) for c in closed)]
 
 
@@ -88,4 +90,5 @@ def test_the_front_door_opens_without_torch() -> None:
 
 @pytest.mark.parametrize("folder", ["rewards", "rlreason"])
 def test_no_file_is_longer_than_one_subject(folder: str) -> None:
-    assert {str(f): n for f in files(folder) if (n := len(f.read_text(encoding="utf-8").splitlines())) > 400} == {}
+    lengths = {str(file): len(file.read_text(encoding="utf-8").splitlines()) for file in files(folder)}
+    assert {file: length for file, length in lengths.items() if length > 400} == {}

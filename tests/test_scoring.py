@@ -80,7 +80,8 @@ def test_further_columns_reach_the_rewards_and_gaps_are_none(tmp_path: Path) -> 
 
 
 def test_a_column_of_the_task_cannot_pose_as_the_completion_or_the_gold() -> None:
-    example = asked("5", answer="6", completions="forged", prefill="forged", prompts="forged")
+    forged = dict.fromkeys(("answer", "completions", "prefill", "prompts"), "forged")
+    example = Example([{"role": "user", "content": "How much?"}], "5", forged)
     assert totals(scorer(), [example], [RENDER("so", "5")]) == [1.0]
 
 
@@ -90,7 +91,7 @@ def test_a_missing_column_is_a_user_error_that_names_it(tmp_path: Path) -> None:
 
 
 def test_a_reward_that_returns_too_few_values_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="rewards: .*short"):
+    with pytest.raises(UserError, match=r"rewards: .*short"):
         scorer(own(tmp_path, "short")).score([asked("5")] * 2, ["x", "y"], ["", ""])
 
 

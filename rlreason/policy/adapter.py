@@ -35,8 +35,8 @@ def with_adapter(model: Any, lora: Any) -> Any:
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
     if getattr(model.config, "tie_word_embeddings", False) and any(hasattr(end, "lora_A") for end in ends):
         raise UserError(
-            f"model.lora.targets: {targets!r} name the embeddings or the head, which share one weight in this "
-            "model, so that the adapter could not be merged into it; leave them out"
+            f"model.lora.targets: {targets!r} name the embeddings or the head, which share one weight in "
+            "this model, so that the adapter could not be merged into it; leave them out"
         )
     return adapted
 

@@ -64,8 +64,9 @@ class Renderer:
             )
         except TemplateError as error:
             raise UserError(
-                f"the chat template of this model refuses the messages of {example.question[:80]!r} ({error}). "
-                "If it takes no system prompt, set prompt.system=null and put the instruction in the questions"
+                f"the chat template of this model refuses the messages of {example.question[:80]!r} "
+                f"({error}). If it takes no system prompt, set prompt.system=null and put the instruction "
+                "in the questions"
             ) from error
         ids = self._encode(text)
         return RenderedPrompt(example, ids, self._prefill(text))

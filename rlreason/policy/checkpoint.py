@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rlreason.errors import UserError
@@ -52,10 +53,10 @@ def load_training_state(directory: Path, policy: Policy, optimizer: torch.optim.
         state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         weights = load_file(folder / _ADAPTER) if policy.has_adapter else {}
         moments = load_file(folder / "optimizer.safetensors")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
-            f"{folder} cannot be read ({error}). Delete the checkpoint {directory.name} to go on from the one "
-            "before."
+            f"{folder} cannot be read ({error}). Delete the checkpoint {directory.name} to go on from the "
+            "one before."
         ) from error
     parameters = policy.trainable()
     steps = state.pop("optimizer_steps")

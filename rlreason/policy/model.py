@@ -52,7 +52,7 @@ class Policy:
         return hasattr(self.model, "peft_config")
 
     def save(self, directory: Path) -> None:
-        """Write what `AutoModelForCausalLM.from_pretrained` loads: adapters merged, chat template included."""
+        """Write what `AutoModelForCausalLM.from_pretrained` loads: adapter merged, chat template included."""
         model = self.model
         if self.has_adapter:
             merged = merged_state(model)

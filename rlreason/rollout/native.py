@@ -25,7 +25,7 @@ from rlreason.types import FinishReason, Rollout
 _ARCHITECTURES = {"LlamaForCausalLM", "Qwen2ForCausalLM", "MistralForCausalLM"}
 
 _Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""Layer number, queries, keys and values of the new tokens -> what attention mixes, all (batch, heads, T, D)."""
+"""Layer number, queries, keys and values of the new tokens -> attention's output, like the queries."""
 
 
 def unsupported(model: Any) -> str | None:
@@ -81,9 +81,7 @@ class NativeEngine:
 
     name = "native"
 
-    def __init__(
-        self, model: Any, *, eos_ids: Iterable[int], max_sequences: int, dtype: torch.dtype
-    ) -> None:
+    def __init__(self, model: Any, *, eos_ids: Iterable[int], max_sequences: int, dtype: torch.dtype) -> None:
         causal_lm = causal_lm_of(model)
         reason = unsupported(causal_lm)
         if reason is not None:

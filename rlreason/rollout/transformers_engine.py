@@ -90,8 +90,10 @@ class TransformersEngine:
 
     @contextmanager
     def _own_defaults_aside(self) -> Iterator[None]:
-        """`generate` takes what it is not told from the model's generation config, which may hold a repetition
-        penalty or banned tokens. The trainer knows nothing of them, so they would bend the log-probs."""
+        """Sample without the model's own generation config, from which `generate` takes what it is not told.
+
+        It may hold a repetition penalty or banned tokens, which the trainer's log-probs know nothing of.
+        """
         own = self._model.generation_config
         self._model.generation_config = GenerationConfig()
         try:

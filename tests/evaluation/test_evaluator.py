@@ -40,7 +40,9 @@ class ScriptedEngine:
                 ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
                 ended = text != CUT
                 ids = [*ids, EOS] if ended else ids
-                group.append(Rollout(request.prompt_ids, ids, [0.0] * len(ids), "stop" if ended else "length"))
+                group.append(
+                    Rollout(request.prompt_ids, ids, [0.0] * len(ids), "stop" if ended else "length")
+                )
             groups.append(group)
         return groups
 
@@ -78,7 +80,8 @@ def test_what_is_marked_and_counted() -> None:
     assert summary["derives"] == pytest.approx(2 / 4)  # right and wrong work alike; the cut one wrote no "="
     assert summary["truncated"] == pytest.approx(1 / 4)
     assert summary["pass_at"] == {"1": 0.5, "2": 1.0}
-    assert summary["tokens"] == pytest.approx((len(RIGHT) + 1 + len(CUT) + len(GUESSED) + 1 + len(WRONG) + 1) / 4)
+    tokens = [len(RIGHT) + 1, len(CUT), len(GUESSED) + 1, len(WRONG) + 1]  # a character each, and EOS
+    assert summary["tokens"] == pytest.approx(sum(tokens) / 4)
     records = evaluation.records()
     assert [(r["question"], r["sample"]) for r in records] == [
         ("2 + 3?", 0),

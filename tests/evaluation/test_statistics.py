@@ -108,7 +108,7 @@ def test_the_gain_is_paired() -> None:
 
 
 def test_pairing_makes_the_interval_narrow() -> None:
-    # Questions are easy or hard, and every one gains 0.1 or 0.2: unpaired, the spread of 0 to 1 would hide it.
+    # Questions are easy or hard, and every one gains 0.1 or 0.2: unpaired, their spread would hide it.
     before = [float(n % 2) * 0.8 for n in range(40)]
     after = [value + (0.1 if n % 4 < 2 else 0.2) for n, value in enumerate(before)]
     low, high = gain(before, after)["ci95"]
@@ -126,7 +126,10 @@ def test_a_gain_over_other_questions_is_refused() -> None:
 def test_a_summary_by_hand() -> None:
     summary = summarize(
         [
-            [answered(1, "5", derives=True, tokens=10), answered(0, None, well_formed=False, truncated=True, tokens=20)],
+            [
+                answered(1, "5", derives=True, tokens=10),
+                answered(0, None, well_formed=False, truncated=True, tokens=20),
+            ],
             [answered(1, "7", tokens=30), answered(1, "7", derives=True, tokens=40)],
             [answered(0, "1", tokens=1), answered(0, "2", well_formed=False, tokens=1)],
         ],

@@ -19,7 +19,9 @@ OPTIM = OptimConfig(lr=1e-2, weight_decay=0.1)
 STATE = {"stage": "grpo", "step": 3, "updates": 5}
 
 
-def policy(*, lora: bool = False, seed: int = 0, name: str = "llama tied", path: Path | None = None) -> Policy:
+def policy(
+    *, lora: bool = False, seed: int = 0, name: str = "llama tied", path: Path | None = None
+) -> Policy:
     """A policy with weights of `seed`, or with those saved at `path`, as a resumed run loads it."""
     from transformers import AutoModelForCausalLM
 
@@ -37,7 +39,9 @@ def step(policy: Policy, optimizer: torch.optim.Optimizer, number: int) -> None:
 
 
 def digests(folder: Path) -> dict[str, str]:
-    return {str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+    return {
+        str(f): hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()
+    }
 
 
 @pytest.mark.parametrize("lora", [False, True])

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tqdm.auto import tqdm
 
 from rlreason.config.model import ModelConfig
 from rlreason.errors import UserError
@@ -49,7 +50,9 @@ def test_without_the_package_the_error_says_what_to_install(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_conversion_that_fails_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_conversion_that_fails_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / embedded._GGUF).write_bytes(b"no GGUF file")
     monkeypatch.setenv("RLREASON_CACHE", str(tmp_path / "cache"))
     spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
@@ -59,7 +62,27 @@ def test_a_conversion_that_fails_leaves_nothing_behind(monkeypatch: pytest.Monke
     assert not list((tmp_path / "cache").rglob("*config.json"))
 
 
+def test_a_conversion_says_one_line_and_shows_no_progress_bars(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def convert(source: Path, target: Path) -> None:
+        for _ in tqdm(range(3), desc="Converting and de-quantizing"):
+            pass
+
+    (tmp_path / embedded._GGUF).write_bytes(b"")
+    monkeypatch.setenv("RLREASON_CACHE", str(tmp_path / "cache"))
+    spec = SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    monkeypatch.setattr(embedded, "_convert", convert)
+    embedded_model()
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert len(said.err.splitlines()) == 1
+    assert str(tmp_path / "cache") in said.err
+
+
 @installed
+@pytest.mark.slow
 def test_the_embedded_model_is_converted_once_and_is_a_plain_model_then(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,7 +107,9 @@ def test_the_embedded_model_is_converted_once_and_is_a_plain_model_then(
     assert policy.pad_id not in policy.eos_ids
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in policy.eos_ids
     messages = [{"role": "user", "content": "What is the capital of France? Answer in one word."}]
-    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True, return_tensors="pt")
+    ids = tokenizer.apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"
+    )
     with torch.no_grad():
         output = policy.model.eval().generate(**ids, max_new_tokens=8, do_sample=False)
     assert "Paris" in tokenizer.decode(output[0])

@@ -47,8 +47,9 @@ def test_the_probe_compares_in_float32_and_leaves_the_precision_as_it_was() -> N
     forward, shareable, notes = probed(tiny_model("llama"), dtype=torch.bfloat16)
     assert (forward.chunked, shareable, notes) == (True, True, [])
     (batch,) = pack(LONG, share_prompt=True, budget=400, width=400, pad_id=PAD)
-    seen = []
-    forward.model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    seen: list[torch.dtype] = []
+    layer = forward.model.model.layers[0].mlp
+    layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
     forward(batch, 1.0)
     assert set(seen) == {torch.bfloat16}
 

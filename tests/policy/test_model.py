@@ -1,4 +1,4 @@
-"""Loading and saving: what is written loads elsewhere with the same logits; what cannot be loaded says why."""
+"""What is saved loads elsewhere with the same logits; what cannot be loaded says why."""
 
 import json
 from pathlib import Path

@@ -48,7 +48,7 @@ def one_step(value: list, optim: OptimConfig) -> torch.Tensor:  # type: ignore[t
 
 
 def test_a_step_of_adamw_by_hand() -> None:
-    # The first step: m / (1 - beta1) = g = 0.5 and v / (1 - beta2) = g^2, so the update is lr * g / |g| = 0.1.
+    # The first step: m / (1 - beta1) = g = 0.5 and v / (1 - beta2) = g^2, so the update is lr * 1 = 0.1.
     # Decay first takes lr * weight_decay = 0.02 of a matrix: 1 * 0.98 - 0.1 = 0.88; of a vector nothing.
     optim = OptimConfig(lr=0.1, weight_decay=0.2)
     assert float(one_step([[1.0]], optim)) == pytest.approx(0.88, abs=1e-6)

@@ -209,9 +209,9 @@ def test_a_shared_row_by_hand() -> None:
             [
                 [1, 0, 0, 0, 0],
                 [1, 1, 0, 0, 0],
-                [0, 0, 1, 0, 0],
-                [0, 0, 0, 1, 0],
-                [0, 0, 0, 0, 1],
+                [0, 0, 1, 0, 0],  # padding sees padding: a row that sees nothing would be NaN
+                [0, 0, 1, 1, 0],
+                [0, 0, 1, 1, 1],
             ]
         ],
     ]

@@ -9,7 +9,14 @@ from rewards import SPECS
 from rlreason.policy.scratch import scratch_tokenizer
 
 TAGS = SPECS["think_answer"].tags
-TEXTS = ["What is 12 + 345?", "12 + 345 = 357", "State the final answer: 7 - 2 = 5\n", "  two  spaces\tand a tab"]
+# With what a trace holds: its answer stands apart, without a space before it.
+TEXTS = [
+    "What is 12 + 345?",
+    "12 + 345 = 357",
+    "357",
+    "State the final answer: 7 - 2 = 5\n",
+    "  two  spaces\tand a tab",
+]
 
 
 @pytest.mark.parametrize("text", [*TEXTS, "system\n", "user\nassistant\n"])
@@ -64,10 +71,9 @@ def test_the_special_tokens_are_apart() -> None:
 
 
 def test_the_chat_template_renders_turns(tmp_path: Path) -> None:
-    messages = [{"role": "system", "content": "final answer"}, {"role": "user", "content": "What is 12?"}]
-    expected = (
-        "<|im_start|>system\nfinal answer<|im_end|>\n<|im_start|>user\nWhat is 12?<|im_end|>\n<|im_start|>assistant\n"
-    )
+    messages = [{"role": "system", "content": "What is the"}, {"role": "user", "content": "What is 12?"}]
+    expected = "<|im_start|>system\nWhat is the<|im_end|>\n"
+    expected += "<|im_start|>user\nWhat is 12?<|im_end|>\n<|im_start|>assistant\n"
     tokenizer = scratch_tokenizer(TEXTS, TAGS)
     tokenizer.save_pretrained(tmp_path)
     for one in (tokenizer, AutoTokenizer.from_pretrained(tmp_path)):
@@ -84,6 +90,7 @@ def test_it_is_the_same_after_saving(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     text = "<think>\n12 + 345 = 357\n</think>\n<answer>357</answer>"
-    assert again(text, add_special_tokens=False)["input_ids"] == tokenizer(text, add_special_tokens=False)["input_ids"]
+    first, second = (one(text, add_special_tokens=False)["input_ids"] for one in (tokenizer, again))
+    assert first == second
     assert again.get_vocab() == tokenizer.get_vocab()
     assert (again.eos_token, again.pad_token, again.unk_token) == ("<|im_end|>", "<|pad|>", "<|unk|>")

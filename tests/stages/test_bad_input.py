@@ -45,7 +45,7 @@ def questions(tmp_path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def table(tmp_path: Path, rows: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
-    return {"task": {"source": "file", "name": str(questions(tmp_path, rows)), "params": {}, **more}}
+    return {"task": {"source": "file", "name": str(questions(tmp_path, rows)), "params": ..., **more}}
 
 
 def test_missing_column_is_named_with_those_present(refused: Any, tmp_path: Path) -> None:

@@ -31,12 +31,12 @@ MICRO: dict[str, Any] = {
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, section by section."""
+    """`base` with `changes` laid over it, section by section; `...` drops a key."""
     result = dict(base)
     for key, value in changes.items():
         old = result.get(key)
         result[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
-    return result
+    return {key: value for key, value in result.items() if value is not ...}
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Tiny random models, one for each shape of architecture that matters, and a tokenizer of single characters."""
+"""Tiny random models, one for each shape of architecture, and a tokenizer of single characters."""
 
 import string
 from collections.abc import Sequence
