@@ -23,6 +23,18 @@ class _Columns(dict[str, Any]):
         raise ValueError(f"there is no column {name!r}: {nearest(name, self)}")
 
 
+_BATCH = {"completions", "completion_ids"}
+"""A parameter of one of these names makes a function a batch function in the way of TRL."""
+
+
+def _as_wanted(completions: list[Any], parameters: Mapping[str, inspect.Parameter]) -> list[Any]:
+    """Completions as the function declares them: TRL's own rewards read conversations, lists of messages."""
+    declared = parameters.get("completions")
+    if declared is None or "dict" not in str(declared.annotation):
+        return completions
+    return [[{"role": "assistant", "content": c}] if isinstance(c, str) else c for c in completions]
+
+
 class FunctionReward(Reward):
     """A reward around a TRL-style batch function or a plain function of one response (see `as_reward`)."""
 
@@ -36,7 +48,7 @@ class FunctionReward(Reward):
             if isinstance(column, list | tuple):
                 rows(name, column, len(completions))
         parameters = inspect.signature(self._function).parameters
-        if "completions" in parameters:
+        if _BATCH & parameters.keys():
             values = self._score_batch(completions, prefill, columns, parameters)
         else:
             lists = {name: column for name, column in columns.items() if isinstance(column, list | tuple)}
@@ -58,7 +70,7 @@ class FunctionReward(Reward):
         parameters: Mapping[str, inspect.Parameter],
     ) -> Any:
         self._require(columns)
-        arguments = {**columns, "completions": completions}
+        arguments = {**columns, "completions": _as_wanted(completions, parameters)}
         if prefill is not None or "prefill" in parameters:
             arguments["prefill"] = prefill
         if not self._open_ended:
@@ -87,8 +99,9 @@ class FunctionReward(Reward):
 def as_reward(function: Callable[..., Any], name: str | None = None, **options: Any) -> Reward:
     """Adapt a reward function; a Reward is returned as it is, or with the options set.
 
-    Two forms are taken, sync or async: TRL's, a batch function with a parameter `completions` that returns
-    a list with one number or None each; and `function(response: Response, example: dict) -> float | None`,
+    Two forms are taken, sync or async: TRL's, a batch function with a parameter `completions` (strings, or
+    conversations where it is annotated as lists of dicts) or `completion_ids`, that returns a list with one
+    number or None each; and `function(response: Response, example: dict) -> float | None`,
     where `example` holds the row's columns. `options` are passed to it by name. Calls raise ValueError for
     a missing column, a wrong length, NaN or infinity. Raises ValueError for any other signature.
     """
@@ -97,7 +110,7 @@ def as_reward(function: Callable[..., Any], name: str | None = None, **options: 
     name = name or str(getattr(function, "__name__", type(function).__name__))
     parameters = list(inspect.signature(function).parameters.values())
     plain = [p for p in parameters[:2] if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if all(p.name != "completions" for p in parameters) and len(plain) < 2:
+    if all(p.name not in _BATCH for p in parameters) and len(plain) < 2:
         raise ValueError(
             f"reward {name!r} must take (completions, **columns) or (response, example), "
             f"not {inspect.signature(function)}"

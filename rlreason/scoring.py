@@ -11,7 +11,7 @@ from rlreason.types import Example
 
 FORMAT = "think_format"
 _SHOWN_GOLDS = 3
-_RESERVED = frozenset({"completions", "prompts", "prefill", "answer", "answer_type"})
+_RESERVED = frozenset({"completions", "completion_ids", "prompts", "prefill", "answer", "answer_type"})
 
 
 class Scorer:
@@ -26,18 +26,33 @@ class Scorer:
         for name in dict.fromkeys((self.main, FORMAT)):
             if name not in config.rewards:
                 terms.append(Term(name, _load(name, {}), 0.0, None))
-        self._rubric = Rubric(terms)
+        try:
+            self._rubric = Rubric(terms)
+            self._golds = Rubric([Term(self.main, _named(terms, self.main).reward)])
+        except ValueError as error:  # gates that form a circle
+            raise UserError(f"rewards: {error}") from error
 
     def score(
-        self, examples: Sequence[Example], completions: Sequence[str], prefills: Sequence[str]
+        self,
+        examples: Sequence[Example],
+        completions: Sequence[str],
+        prefills: Sequence[str],
+        completion_ids: Sequence[list[int]],
     ) -> list[RubricScore]:
         """One RubricScore a completion. Raises UserError if a reward lacks a column or breaks its word."""
+        columns = {**self._columns(examples), "completion_ids": list(completion_ids)}
         try:
-            return self._rubric.score(
-                list(completions), prefill=list(prefills), columns=self._columns(examples)
-            )
+            return self._rubric.score(list(completions), prefill=list(prefills), columns=columns)
         except ValueError as error:
             raise UserError(f"rewards: {error}") from error
+
+    def score_golds(self, examples: Sequence[Example], completions: Sequence[str]) -> list[Score]:
+        """What `eval.reward` alone says of written completions: other rewards may be slow, or cost money."""
+        try:
+            scores = self._golds.score(list(completions), columns=self._columns(examples))
+        except ValueError as error:
+            raise UserError(f"eval.reward: {error}") from error
+        return [score.parts[self.main] for score in scores]
 
     def _columns(self, examples: Sequence[Example]) -> dict[str, list[Any]]:
         names = {name for example in examples for name in example.metadata} - _RESERVED
@@ -46,10 +61,15 @@ class Scorer:
         }
         columns["prompts"] = [example.prompt for example in examples]
         columns["answer"] = [example.answer for example in examples]
+        columns.setdefault("solution", columns["answer"])  # what TRL's rewards call it
         columns["answer_type"] = [
             example.metadata.get("answer_type") or self._answer_type for example in examples
         ]
         return columns
+
+
+def _named(terms: Sequence[Term], name: str) -> Term:
+    return next(term for term in terms if term.name == name)
 
 
 def _load(name: str, args: dict[str, Any]) -> Any:
@@ -69,10 +89,8 @@ def unreadable_golds(
     which the main reward abstains or gives less than full marks, with what it said. Rewards whose gold
     answer is no answer text (an expression is asked for, the gold is its value) are not listed for a 0.
     """
-    scores = scorer.score(examples, rendered, [""] * len(rendered))
     bad = []
-    for row, score in enumerate(scores):
-        said = score.parts[scorer.main]
+    for row, said in enumerate(scorer.score_golds(examples, rendered)):
         wrong = said.value is not None and said.value < 1 and scorer.main == "accuracy"
         if said.value is None or wrong:
             bad.append((row, said))
@@ -86,6 +104,11 @@ def readable(config: RunConfig, scorer: Scorer, data: TaskData) -> tuple[TaskDat
     are more than `task.max_unreadable` of all.
     """
     spec = SPECS[config.prompt.format]
+    # Every reward once, on two rows: a missing column or a broken function shows here, not in step 1.
+    trial = data.train[:2]
+    scorer.score(
+        trial, [_gold_completion(spec, e.answer) for e in trial], [""] * len(trial), [[0]] * len(trial)
+    )
     kept: dict[str, list[Any]] = {}
     bad_total, total, shown = 0, 0, []
     for part, examples in (("train", data.train), ("held_out", data.held_out)):

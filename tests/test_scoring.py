@@ -23,7 +23,7 @@ def asked(answer: str, **metadata: Any) -> Example:
 
 
 def totals(marker: Scorer, examples: list[Example], completions: list[str]) -> list[float | None]:
-    return [s.total for s in marker.score(examples, completions, [""] * len(examples))]
+    return [s.total for s in marker.score(examples, completions, [""] * len(examples), [[0]] * len(examples))]
 
 
 def test_the_rubric_of_the_config_is_applied() -> None:
@@ -35,7 +35,7 @@ def test_the_rubric_of_the_config_is_applied() -> None:
 
 def test_accuracy_and_form_are_observed_even_where_they_earn_nothing() -> None:
     marker = scorer("random")
-    (score,) = marker.score([asked("5")], [RENDER("so", "5")], [""])
+    (score,) = marker.score([asked("5")], [RENDER("so", "5")], [""], [[0]])
     assert set(score.parts) == {"random", "accuracy", "think_format"}
     assert (score.parts["accuracy"].value, score.parts["think_format"].value) == (1.0, 1.0)
     assert score.total == score.parts["random"].value
@@ -43,7 +43,7 @@ def test_accuracy_and_form_are_observed_even_where_they_earn_nothing() -> None:
 
 def test_the_prefill_is_scored_with_the_completion() -> None:
     rest = RENDER("so", "5").removeprefix("<think>")
-    bare, opened = scorer().score([asked("5")] * 2, [rest, rest], ["", "<think>"])
+    bare, opened = scorer().score([asked("5")] * 2, [rest, rest], ["", "<think>"], [[0]] * 2)
     assert opened.parts["think_format"].value == 1.0
     assert bare.parts["think_format"].value == 0.0
 
@@ -87,12 +87,12 @@ def test_a_column_of_the_task_cannot_pose_as_the_completion_or_the_gold() -> Non
 
 def test_a_missing_column_is_a_user_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rewards: .*absent"):
-        scorer(own(tmp_path, "wants")).score([asked("5")], ["x"], [""])
+        scorer(own(tmp_path, "wants")).score([asked("5")], ["x"], [""], [[0]])
 
 
 def test_a_reward_that_returns_too_few_values_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"rewards: .*short"):
-        scorer(own(tmp_path, "short")).score([asked("5")] * 2, ["x", "y"], ["", ""])
+        scorer(own(tmp_path, "short")).score([asked("5")] * 2, ["x", "y"], ["", ""], [[0]] * 2)
 
 
 @pytest.mark.parametrize(

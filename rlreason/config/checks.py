@@ -200,7 +200,8 @@ def _sizes(config: "RunConfig") -> Iterator[Mistake]:
         )
     if config.stages == ("grpo", "sft"):
         yield Mistake(
-            "stage: [grpo, sft] would imitate after learning from rewards, and measure neither; write [sft, grpo]",
+            "stage: [grpo, sft] would imitate after learning from rewards, and measure neither; "
+            "write [sft, grpo]",
             ("stage",),
         )
 

@@ -8,7 +8,7 @@ import torch
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
 from rlreason.evaluation.evaluator import Evaluator
-from rlreason.policy.chat import Renderer, render_all
+from rlreason.policy.chat import Renderer, check_context, render_all
 from rlreason.policy.model import load_policy
 from rlreason.report.terminal import View
 from rlreason.rollout import build_engine
@@ -49,6 +49,7 @@ def evaluate_command(model_or_run: str, config: RunConfig) -> None:
     prompts, too_long = render_all(renderer, data.held_out, max_tokens=config.prompt.max_tokens)
     if not prompts:
         raise UserError(f"prompt.max_tokens={config.prompt.max_tokens}: no held-out question fits; raise it")
+    check_context(policy.model, prompts, config.rollout.max_new_tokens)
     with View() as view:
         if left_out:
             view.note(left_out)

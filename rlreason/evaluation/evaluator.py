@@ -53,6 +53,7 @@ class Evaluator:
         self._scorer = scorer
         self._renderer = renderer
         self._prompts = list(prompts)
+        self.questions = [prompt.example.question for prompt in self._prompts]
 
     def run(self, engine: Engine, eos_ids: Sequence[int]) -> Evaluation:
         settings = self._config.eval
@@ -68,7 +69,13 @@ class Evaluator:
         answered = []
         for prompt, rollouts in zip(self._prompts, groups, strict=True):
             texts = [self._renderer.decode(r.completion_ids, eos_ids) for r in rollouts]
-            scores = self._scorer.score([prompt.example] * len(texts), texts, [prompt.prefill] * len(texts))
+            count = len(rollouts)
+            scores = self._scorer.score(
+                [prompt.example] * count,
+                texts,
+                [prompt.prefill] * count,
+                [rollout.completion_ids for rollout in rollouts],
+            )
             group = []
             for r, text, score in zip(rollouts, texts, scores, strict=True):
                 response = parse(text, prefill=prompt.prefill, spec=self._renderer.spec)
@@ -85,4 +92,4 @@ class Evaluator:
                 )
             answered.append(group)
         summary = summarize(answered, pass_at=settings.pass_at)
-        return Evaluation(summary, [p.example.question for p in self._prompts], answered)
+        return Evaluation(summary, self.questions, answered)

@@ -75,8 +75,11 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95% interval of a mean of values in [0, 1]: bootstrap, or Wilson's where all values are equal."""
-    if len(set(values)) > 1:
+    """95% interval of a mean: bootstrap, or Wilson's where all values are equal and a share.
+
+    Marks outside [0, 1], which a reward of the user's own may give, have no interval of Wilson's.
+    """
+    if len(set(values)) > 1 or not 0 <= values[0] <= 1:
         return _bootstrap(values)
     return wilson(_mean(values), len(values))
 

@@ -93,6 +93,11 @@ class Renderer:
         if prompt.prefill:
             opener = self.spec.think_open
             text = text[len(opener) :].lstrip("\n") if text.startswith(opener) else text
+        if self.tokenizer.eos_token_id is None:
+            raise UserError(
+                "model.path: its tokenizer names no end-of-sequence token, so no completion could be taught "
+                "to end; set eos_token in tokenizer_config.json"
+            )
         ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return [*ids, self.tokenizer.eos_token_id]
 
@@ -123,6 +128,17 @@ def end_of_sequence_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
             "completion would ever end. Set eos_token_id in generation_config.json"
         )
     return tuple(sorted(found))
+
+
+def check_context(model: Any, prompts: Iterable[RenderedPrompt], max_new_tokens: int) -> None:
+    """Raise UserError if the longest prompt and completion together exceed the model's positions."""
+    positions = getattr(model.config, "max_position_embeddings", None)
+    longest = max(len(prompt.ids) for prompt in prompts) + max_new_tokens
+    if positions is not None and longest > positions:
+        raise UserError(
+            f"rollout.max_new_tokens={max_new_tokens}: with the longest prompt that makes {longest} tokens, "
+            f"and this model has {positions} positions; lower it or prompt.max_tokens"
+        )
 
 
 def render_all(

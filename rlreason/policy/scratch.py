@@ -7,7 +7,8 @@ from typing import Any
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 _PAD, _UNKNOWN, _START, _END = "<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>"
-_PIECE = r" ?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9]|\s"
+# Spaces stick to words and signs and never to digits, so that a digit is one token wherever it stands.
+_PIECE = r" ?[A-Za-z]+|[0-9]| ?[^\sA-Za-z0-9] ?|\s"
 _CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] + '\n' + message['content'] }}<|im_end|>"
     "{{ '\n' }}{% endfor %}{% if add_generation_prompt %}<|im_start|>{{ 'assistant\n' }}{% endif %}"
@@ -15,7 +16,7 @@ _CHAT_TEMPLATE = (
 
 
 def scratch_tokenizer(texts: Iterable[str], words: Iterable[str] = ()) -> PreTrainedTokenizerFast:
-    """A tokenizer made for `texts`: one token a word, digit or other character, its leading space included.
+    """A tokenizer made for `texts`: one token a word, a digit or a sign, spaces around it included.
 
     Digits stand alone, so that numbers are read and written place by place. `words` (tags, say) become one
     token each. What `texts` do not hold becomes `<|unk|>`.

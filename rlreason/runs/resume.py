@@ -56,8 +56,8 @@ def _is_finished(root: Path) -> bool:
 def refuse_finished(root: Path) -> None:
     """Raise the UserError that says where the result of a finished run is."""
     raise UserError(
-        f"the run in {root} is finished: its model is {root / MODEL}, its result {root / EVAL}. Choose another "
-        "`name=` for a new run."
+        f"the run in {root} is finished: its model is {root / MODEL}, its result {root / EVAL}. Choose "
+        "another `name=` for a new run."
     )
 
 

@@ -97,7 +97,10 @@ class Collector:
         """Decode and score completions; `reward` starts as the rubric's total, None for an abstention."""
         texts = [self.renderer.decode(rollout.completion_ids, self.eos_ids) for _, _, rollout in drawn]
         scores = self.scorer.score(
-            [prompt.example for _, prompt, _ in drawn], texts, [prompt.prefill for _, prompt, _ in drawn]
+            [prompt.example for _, prompt, _ in drawn],
+            texts,
+            [prompt.prefill for _, prompt, _ in drawn],
+            [rollout.completion_ids for _, _, rollout in drawn],
         )
         return [
             Sample(group, prompt, rollout, text, score, score.total)

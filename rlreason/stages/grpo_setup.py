@@ -5,7 +5,7 @@ from typing import Any
 
 from rlreason.errors import UserError
 from rlreason.evaluation.evaluator import Evaluation, Evaluator
-from rlreason.policy.chat import RenderedPrompt, Renderer, render_all
+from rlreason.policy.chat import RenderedPrompt, Renderer, check_context, render_all
 from rlreason.policy.checkpoint import load_training_state, save_training_state
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy
@@ -65,7 +65,7 @@ def prepare(context: RunContext) -> GrpoSetup:
             reference,
             context.accelerator.prepare(forward),
             context.accelerator,
-            shareable=shareable,
+            shareable=shareable and (reference is None or reference.shareable),
         ),
         evaluator=Evaluator(config, context.scorer, renderer, held_out),
     )
@@ -98,13 +98,7 @@ def _render(
             f"prompt.max_tokens={limit}: no question fits ({long_train} training and {long_held_out} "
             "held-out prompts are longer); raise it"
         )
-    positions = getattr(policy.model.config, "max_position_embeddings", None)
-    longest = max(len(prompt.ids) for prompt in [*train, *held_out]) + config.rollout.max_new_tokens
-    if positions is not None and longest > positions:
-        raise UserError(
-            f"rollout.max_new_tokens={config.rollout.max_new_tokens}: with the longest prompt that makes "
-            f"{longest} tokens, and this model has {positions} positions; lower it or prompt.max_tokens"
-        )
+    check_context(policy.model, [*train, *held_out], config.rollout.max_new_tokens)
     return train, held_out
 
 
@@ -144,4 +138,9 @@ def _resume(context: RunContext, setup: GrpoSetup, step: int) -> None:
     setup.engine.refresh()
     context.run.rewind(step, NAME)
     context.before = context.load_evaluation("before")
+    if context.before is not None and context.before.questions != setup.evaluator.questions:
+        raise UserError(
+            "task: the held-out questions are no longer those of the evaluation before this run, so its gain "
+            "could not be measured; restore the data, or choose another name= for a new run"
+        )
     context.view.note(f"going on after step {step} of {context.config.grpo.steps}, from {path}")

@@ -1,8 +1,11 @@
 """Ctrl-C and SIGTERM: finish the step, then stop; a second one stops at once."""
 
 import signal
+import time
 from types import FrameType, TracebackType
 from typing import Any
+
+_ECHO_SECONDS = 1.0
 
 
 class Interrupts:
@@ -13,6 +16,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self.requested: str | None = None
+        self._at = 0.0
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
@@ -25,7 +29,11 @@ class Interrupts:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.requested is not None:
-            raise KeyboardInterrupt(self.requested)
+            # Launchers pass a Ctrl-C of the terminal on to processes that have had it already.
+            if time.monotonic() - self._at > _ECHO_SECONDS:
+                raise KeyboardInterrupt(self.requested)
+            return
+        self._at = time.monotonic()
         self.requested = signal.Signals(number).name
 
     def __exit__(

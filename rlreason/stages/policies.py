@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
-from rlreason.policy.forward import CompletionLogprobs
+from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy, load_policy
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
@@ -61,4 +61,6 @@ def load_reference(context: RunContext, policy: Policy) -> CompletionLogprobs | 
             f"{sizes[0]}; take a reference of the same family"
         )
     frozen.model.requires_grad_(False)
-    return CompletionLogprobs(frozen)
+    reference = CompletionLogprobs(frozen)
+    probe_forward(frozen, reference)  # it may be of another architecture, with logits of its own making
+    return reference

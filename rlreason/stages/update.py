@@ -110,6 +110,8 @@ class Updater:
         self._policy = policy
         self._reference = reference
         self._forward = forward
+        # Passes without gradient go around DDP, whose forward exchanges buffers: not every rank makes all.
+        self._unwrapped = accelerator.unwrap_model(forward)
         self._accelerator = accelerator
         self._share = config.grpo.share_prompt and shareable
         self.optimizer = build_optimizer(policy.trainable(), config.grpo.optim)
@@ -124,7 +126,7 @@ class Updater:
         kl = self._settings.kl
         if kl.coef == 0 or kl.where != "reward":
             return
-        now, reference = self._logprobs(self._forward, samples), self._reference_logprobs(samples)
+        now, reference = self._logprobs(self._unwrapped, samples), self._reference_logprobs(samples)
         for sample in samples:
             if sample.reward is not None:
                 kl_1T = kl_estimate(now[id(sample)], reference[id(sample)], kl.estimator)[None]
@@ -140,7 +142,7 @@ class Updater:
         lengths_B = torch.tensor([0 if self._masked(s) else len(s.rollout.completion_ids) for s in samples])
         training = [index for index, sample in enumerate(samples) if self._trains(sample)]
         several = settings.epochs * settings.minibatches > 1
-        old = self._logprobs(self._forward, [samples[i] for i in training]) if several else {}
+        old = self._logprobs(self._unwrapped, [samples[i] for i in training]) if several else {}
         in_loss = settings.kl.coef > 0 and settings.kl.where == "loss"
         reference = self._reference_logprobs([samples[i] for i in training]) if in_loss else {}
         for epoch in range(settings.epochs):
@@ -305,7 +307,7 @@ class Updater:
         if self._reference is not None:
             return self._logprobs(self._reference, samples)
         with self._policy.adapter_off():
-            return self._logprobs(self._forward, samples)
+            return self._logprobs(self._unwrapped, samples)
 
     def _kl(self, samples: Sequence[Sample], result: UpdateResult) -> float | None:
         """KL(policy || reference) in nats a token: the loss's own estimate, else one on a few completions.
@@ -316,7 +318,7 @@ class Updater:
             return float(result.metrics["kl_sum"] / result.metrics["tokens"])
         known = [sample for sample in samples if id(sample) in result.logprobs]
         probes = _spread(known or list(samples), _KL_PROBES)
-        now = result.logprobs if known else self._logprobs(self._forward, probes)
+        now = result.logprobs if known else self._logprobs(self._unwrapped, probes)
         reference = self._reference_logprobs(probes)
         kind = self._settings.kl.estimator
         return float(torch.cat([kl_estimate(now[id(s)], reference[id(s)], kind) for s in probes]).mean())

@@ -70,7 +70,7 @@ def test_single_stage_may_stand_without_brackets(load_text) -> None:
 @pytest.mark.parametrize(
     ("written", "weights"),
     [
-        ("countdown", {"countdown": 1.0}),
+        ("random", {"random": 1.0}),
         ("{accuracy: 2, think_format: 0.1}", {"accuracy": 2.0, "think_format": 0.1}),
         ("{accuracy: {}, think_format: {weight: -1.5}}", {"accuracy": 1.0, "think_format": -1.5}),
     ],
@@ -280,7 +280,7 @@ def test_byte_order_mark_of_windows_editors(tmp_path: Path) -> None:
 
 
 def test_configs_built_in_python_are_checked_too() -> None:
-    with pytest.raises(ValueError, match=r"grpo\.minibatches: 3 does not divide the 64 completions"):
+    with pytest.raises(ValueError, match=r"grpo\.minibatches: 3 does not divide the 8 groups"):
         RunConfig.model_validate(
             {"name": "a", "stage": "grpo", "task": {"name": "x"}, "grpo": {"minibatches": 3}}
         )

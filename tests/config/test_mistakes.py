@@ -103,7 +103,7 @@ DISAGREEMENTS = [
     (["rewards={accuracy: {gate: accuracy}}"], "rewards.accuracy.gate: 'accuracy' is not another reward"),
     (["rewards={accuracy: 0}"], "rewards: every weight is 0"),
     (
-        ["rewards=reasoning_gym", "stage=grpo", "task.source=file"],
+        ["rewards=reasoning_gym", "eval.reward=reasoning_gym", "stage=grpo", "task.source=file"],
         "rewards.reasoning_gym: is the verifier of a generated question",
     ),
     (["grpo.kl.reference=adapter_off"], "grpo.kl.reference: adapter_off needs an adapter"),
@@ -153,10 +153,14 @@ DISAGREEMENTS = [
     (["grpo.loss=cispo", "grpo.dual_clip=3"], "grpo.dual_clip: 3 has no effect with grpo.loss = cispo"),
     (["grpo.overlong_buffer=256"], "grpo.overlong_buffer: 256 is not below rollout.max_new_tokens = 256"),
     (
-        # 2 * 6 = 12 completions; the divisors of 12 are six
-        ["grpo.prompts_per_step=2", "grpo.group_size=6", "grpo.minibatches=5"],
-        "grpo.minibatches: 5 does not divide the 12 completions of a step (prompts_per_step * group_size); "
-        "give one of 1, 2, 3, 4, 6, 12",
+        ["grpo.prompts_per_step=12", "grpo.minibatches=5"],
+        "grpo.minibatches: 5 does not divide the 12 groups of a step (prompts_per_step), and a group stays "
+        "whole; give one of 1, 2, 3, 4, 6, 12",
+    ),
+    (["stage=[grpo, sft]"], "stage: [grpo, sft] would imitate after learning from rewards"),
+    (
+        ["rewards=countdown"],
+        "eval.reward: accuracy compares with the gold answer, which is not what countdown",
     ),
     (["eval.pass_at=[1, 4]"], "eval.pass_at: pass@4 needs at least 4 samples"),
     (["eval.pass_at=[1, 1]"], "eval.pass_at: [1, 1] names a number twice"),
@@ -203,7 +207,6 @@ eval: {pass_at: [1, 4], qestions: 100}
         "seed=x",
         "threads",
     )
-    # minibatches is judged once group_size is known; everything else is said now.
     beginnings = [
         "override 'threads': has no '='",
         "name: '../x'",
@@ -211,6 +214,7 @@ eval: {pass_at: [1, 4], qestions: 100}
         "task.params: the key 1",
         "grpo.group_size: 1",
         "eval.qestions: there is no such field; did you mean eval.questions?",
+        "grpo.minibatches: 5 does not divide the 8 groups",
         "grpo.kl.reference: adapter_off",
         "rewards.accuracy.gate: 'nope'",
         "grpo.ratio: sequence",
@@ -224,8 +228,8 @@ eval: {pass_at: [1, 4], qestions: 100}
 
 
 def test_what_follows_from_a_wrong_field_is_not_reported(refused) -> None:
-    # With 8 completions a question the 64 of a step could not be cut into 3, but group_size is unknown.
-    assert len(refused("grpo.group_size=nine", "grpo.minibatches=3")) == 1
+    # The 8 groups of the default could not be cut into 3, but how many there are to be is unknown.
+    assert len(refused("grpo.prompts_per_step=nine", "grpo.minibatches=3")) == 1
     # The heads meant here are 6, which 96 fits; the default of 4 would ask for kv_heads to divide 4.
     assert len(refused("model.scratch.haeds=6", "model.scratch.kv_heads=3")) == 1
     assert len(refused("rewards={accuracy: {weight: 0, gate: x}, y: z}")) == 1

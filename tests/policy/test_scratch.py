@@ -54,7 +54,7 @@ def test_a_rendered_trace_comes_back_and_every_tag_is_one_token() -> None:
 
 def test_digits_stand_alone_and_words_are_whole() -> None:
     tokenizer = scratch_tokenizer(TEXTS)
-    assert tokenizer.tokenize("What is 345?") == ["What", " is", " 3", "4", "5", "?"]
+    assert tokenizer.tokenize("What is 345?") == ["What", " is", " ", "3", "4", "5", "?"]
 
 
 def test_what_it_was_not_made_for_is_unknown() -> None:

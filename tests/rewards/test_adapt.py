@@ -73,6 +73,18 @@ def test_a_trl_reward_of_trl() -> None:
     good = [{"role": "assistant", "content": "<think>r</think>42"}]
     bad = [{"role": "assistant", "content": "42"}]
     assert reward(completions=[good, bad], prompts=["p", "q"]) == [1.0, 0.0]
+    # In the loop completions are strings, and a function that is annotated for conversations gets those.
+    assert reward(completions=["<think>r</think>42", "42"], prompts=["p", "q"]) == [1.0, 0.0]
+    accuracy = as_reward(rewards.accuracy_reward)
+    texts = ["\\boxed{42}", "\\boxed{41}"]
+    assert accuracy(completions=texts, solution=["\\boxed{42}"] * 2) == [1.0, 0.0]
+
+
+def test_a_trl_reward_of_token_ids() -> None:
+    rewards = pytest.importorskip("trl.rewards")
+    reward = as_reward(rewards.get_soft_overlong_punishment(max_completion_len=4, soft_punish_cache=2))
+    # Two tokens are within 4 - 2; three are 1 token into a buffer of 2: -1/2.
+    assert reward(completions=["a", "b"], completion_ids=[[1, 2], [1, 2, 3]]) == [0.0, -0.5]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "high", [1.0]])

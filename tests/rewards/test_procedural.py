@@ -81,7 +81,7 @@ def test_a_verifier_that_fails_on_the_right_answer_too_is_an_error(monkeypatch: 
     def verify(answer: str, entry: dict[str, Any]) -> float:
         return float(int(answer) == int(entry["answer"]))
 
-    monkeypatch.setattr("rewards.procedural._verifier", lambda name: verify)
+    monkeypatch.setattr("rewards.procedural._verifier", lambda name, params: verify)
     assert value("7", "any", {"answer": "7"}) == 1.0
     assert value("seven", "any", {"answer": "7"}) == 0.0
     with pytest.raises(ValueError, match="invalid literal"):

@@ -239,3 +239,9 @@ def test_lora_resumes_to_the_same_weights(train: Train, monkeypatch: pytest.Monk
         train(name="cut", **settings)
     monkeypatch.setattr(grpo, "sample_and_score", whole)
     assert same_weights(straight, train(name="cut", **settings))
+
+
+def test_rewards_of_trl_run_in_the_loop(train: Train) -> None:
+    run = train(rewards={"random": 1.0, "trl.rewards:think_format_reward": 0.5}, grpo={"steps": 1})
+    samples = lines(run / "samples.jsonl")
+    assert {s["scores"]["trl.rewards:think_format_reward"]["value"] for s in samples} == {0.0}
