@@ -1,4 +1,7 @@
-"""The tiny config learns: from under 40% to over 90%, on questions it was never trained on."""
+"""The tiny config learns: from under 40% to over 90%, on questions it was never trained on.
+
+Slow, and not passing yet: see docs/log.md, 2026-11-23.
+"""
 
 import json
 import time
