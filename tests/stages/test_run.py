@@ -245,3 +245,40 @@ def test_rewards_of_trl_run_in_the_loop(train: Train) -> None:
     run = train(rewards={"random": 1.0, "trl.rewards:think_format_reward": 0.5}, grpo={"steps": 1})
     samples = lines(run / "samples.jsonl")
     assert {s["scores"]["trl.rewards:think_format_reward"]["value"] for s in samples} == {0.0}
+
+
+def test_loop_learns_what_is_rewarded_and_the_control_does_not(train: Train, tmp_path: Path) -> None:
+    """From random weights: the share of one character in a completion, which no cold start has shown."""
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "def fours(completions, **columns):\n"
+        "    return [c.count('4') / max(1, len(c)) for c in completions]\n"
+    )
+    grpo = {"steps": 30, "prompts_per_step": 4, "group_size": 8, "optim": {"lr": 5e-3}}
+    paid = {f"{source}:fours": 1.0}
+    learned = train(name="paid", rewards=paid, grpo=grpo)
+    control = train(name="control", rewards={"random": 1.0, f"{source}:fours": 0.0}, grpo=grpo)
+    for run, gain_at_least, gain_at_most in ((learned, 0.5, 1.0), (control, -0.1, 0.2)):
+        key = f"reward/{source}:fours"
+        values = [line[key] for line in lines(run / "metrics.jsonl") if line["stage"] == "grpo"]
+        gain = sum(values[-5:]) / 5 - sum(values[:5]) / 5
+        assert gain_at_least < gain < gain_at_most, (run.name, gain)
+
+
+def test_gradient_that_is_not_finite_is_skipped_and_then_refused(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlreason.stages.update import Updater
+
+    whole = Updater._loss
+    broken = iter([False, True, False, False])
+
+    def poisoned(self: Updater, *arguments: Any) -> torch.Tensor:
+        return whole(self, *arguments) * (math.nan if next(broken, True) else 1.0)
+
+    monkeypatch.setattr(Updater, "_loss", poisoned)
+    with pytest.raises(UserError, match="4 optimizer steps in a row had a gradient that is not finite"):
+        train(grpo={"steps": 12})
+    metrics = lines(tmp_path / "runs" / "micro" / "metrics.jsonl")
+    skipped = [line["skipped_updates"] for line in metrics if line["stage"] == "grpo"]
+    assert skipped == [0, 1, 0, 0, 1, 1, 1]  # the fourth in a row ends the run before it is recorded

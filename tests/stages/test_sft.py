@@ -1,0 +1,44 @@
+"""The cold start: reasoning and the end-of-sequence token carry loss, the prompt does not."""
+
+import pytest
+
+from rlreason.errors import UserError
+from rlreason.policy.chat import Renderer
+from rlreason.policy.scratch import scratch_tokenizer
+from rlreason.stages.sft import trace_rows
+from rlreason.tasks import Trace
+from rlreason.types import Example
+
+
+def renderer() -> Renderer:
+    tags = Renderer.tags("think_answer")
+    tokenizer = scratch_tokenizer(["What is 1 + 2?", "1 + 2 = 3", "3"], tags)
+    return Renderer(tokenizer, prompt_format="think_answer", system=None)
+
+
+def trace(think: str = "1 + 2 = 3") -> Trace:
+    return Trace(Example([{"role": "user", "content": "What is 1 + 2?"}], "3"), think, "3", "steps")
+
+
+def test_reasoning_answer_and_end_carry_loss_and_the_prompt_does_not() -> None:
+    maker = renderer()
+    (row,), dropped = trace_rows(maker, [trace()], limit=100)
+    assert dropped == 0
+    trained = [i for i, m in zip(row["input_ids"], row["completion_mask"], strict=True) if m]
+    masked = [i for i, m in zip(row["input_ids"], row["completion_mask"], strict=True) if not m]
+    assert maker.tokenizer.decode(trained) == "<think>\n1 + 2 = 3\n</think>\n<answer>3</answer><|im_end|>"
+    assert trained[-1] == maker.tokenizer.eos_token_id
+    assert masked == maker.render(trace().example).ids
+
+
+def test_traces_that_are_too_long_are_counted_and_never_cut() -> None:
+    maker = renderer()
+    (row,), _ = trace_rows(maker, [trace()], limit=100)
+    length = len(row["input_ids"])
+    assert trace_rows(maker, [trace()], limit=length) == ([row], 0)
+    assert trace_rows(maker, [trace()], limit=length - 1) == ([], 1)
+
+
+def test_trace_that_holds_a_tag_is_refused_with_its_question() -> None:
+    with pytest.raises(UserError, match=r"sft\.traces: the trace of 'What is 1 \+ 2\?': think .*</think>"):
+        trace_rows(renderer(), [trace("so </think> it is")], limit=100)
