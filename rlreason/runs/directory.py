@@ -11,7 +11,6 @@
 Nothing in it is ever half-written (see atomic.py), and one process writes to it at a time (lock.py).
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -125,17 +124,6 @@ class RunDirectory:
         """Replace `eval.json` in one step."""
         if self._writes:
             write_text(self.root / resume.EVAL, to_json(evaluation, indent=2) + "\n")
-
-    def read_eval(self) -> dict[str, Any] | None:
-        """What `write_eval` wrote last, by this process or an earlier one; None where nothing is."""
-        path = self.root / resume.EVAL
-        if not path.is_file():
-            return None
-        try:
-            evaluation: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{path} is no JSON ({error}). Delete it to evaluate again.") from None
-        return evaluation
 
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint that was reached after `step` optimizer steps is, or would be."""
