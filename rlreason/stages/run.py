@@ -75,9 +75,14 @@ def _accelerator(config: RunConfig) -> Any:
 
 def _run_stages(context: RunContext) -> None:
     from rlreason.stages.grpo import train_grpo
+    from rlreason.stages.pretrain import train_pretrain
     from rlreason.stages.sft import train_sft
 
-    stages = {"sft": (train_sft, "cold start: supervised fine-tuning"), "grpo": (train_grpo, "GRPO")}
+    stages = {
+        "pretrain": (train_pretrain, "pretraining"),
+        "sft": (train_sft, "cold start: supervised fine-tuning"),
+        "grpo": (train_grpo, "GRPO"),
+    }
     for name in context.config.stages:
         train, title = stages[name]
         context.view.stage(title)

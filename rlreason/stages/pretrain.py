@@ -1,0 +1,213 @@
+"""Stage `pretrain`: predict the next token of raw text, with transformers' Trainer.
+
+Documents are packed into sequences of one length (best fit, by TRL), and each sees only itself: position ids
+start anew with every document, from which transformers builds the attention mask.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from rlreason.config import RunConfig
+from rlreason.config.training import DERIVATIONS
+from rlreason.errors import UserError
+from rlreason.policy.chat import Renderer
+from rlreason.policy.model import Policy
+from rlreason.stages.context import RunContext
+from rlreason.stages.policies import load_stage_policy
+from rlreason.stages.sft import collect_traces, trace_texts
+from rlreason.stages.trainer import Recorder, trainer_arguments
+from rlreason.tasks import Trace, load_documents, split_documents, traces
+
+NAME = "pretrain"
+_IGNORED = -100  # the label that cross_entropy leaves out
+
+
+class Perplexity(NamedTuple):
+    """`loss` is the mean of -log p over all predicted tokens, in nats; its exponential is the perplexity."""
+
+    loss: float
+    tokens: int
+    documents: int
+
+    def __str__(self) -> str:
+        return f"{math.exp(min(self.loss, 700)):.2f} ({self.tokens:,} tokens of {self.documents} documents)"
+
+
+class Documents(NamedTuple):
+    """What to train on and what to measure by; traces of solved questions, or plain text."""
+
+    train: Sequence[Trace] | Sequence[str]
+    held_out: Sequence[Trace] | Sequence[str]
+
+
+def collect_documents(context: RunContext) -> Documents:
+    """The documents of the stage.
+
+    Derivations are measured on the task's held-out questions, files on a share of their documents.
+    """
+    config, data = context.config, context.data
+    if config.pretrain.text == (DERIVATIONS,):
+        return Documents(*(traces(config.task, part, {}, seed=0) for part in (data.train, data.held_out)))
+    documents = load_documents(config.pretrain.text, column=config.pretrain.column)
+    return Documents(*split_documents(documents, held_out=config.pretrain.held_out))
+
+
+def tokenize(
+    config: RunConfig, tokenizer: Any, documents: Sequence[Trace] | Sequence[str]
+) -> list[dict[str, list[int]]]:
+    """`input_ids` of each document, the end-of-sequence token included, and `labels`.
+
+    Text carries loss on every token. A solved question is rendered as the conversation that later stages
+    hold; its question was drawn at random, so there is nothing in it to predict, and carries none.
+    """
+    if config.pretrain.text != (DERIVATIONS,):
+        encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
+        ended = [[*ids, tokenizer.eos_token_id] for ids in encoded]
+        return [{"input_ids": ids, "labels": ids} for ids in ended]
+    renderer = Renderer(tokenizer, prompt_format=config.prompt.format, system=config.prompt.system)
+    rows = []
+    for trace in documents:
+        prompt = renderer.render(trace.example)
+        completion = renderer.completion_ids(prompt, renderer.spec.render(trace.think, trace.answer))
+        labels = [*(_IGNORED for _ in prompt.ids), *completion]
+        rows.append({"input_ids": [*prompt.ids, *completion], "labels": labels})
+    return rows
+
+
+def pack(rows: list[dict[str, list[int]]], *, sequence_tokens: int) -> Dataset:
+    """Pack tokenized documents into sequences of at most `sequence_tokens`.
+
+    `seq_lengths` of a sequence are the lengths of the pieces in it. A document that is longer is cut into
+    several pieces; no token is lost.
+    """
+    from trl import pack_dataset
+
+    # One batch: packed batch by batch, each would end in half-empty sequences.
+    return pack_dataset(Dataset.from_list(rows), sequence_tokens, "bfd_split", {"batch_size": None})
+
+
+class PackedCollator:
+    """Pads packed sequences on the right. Nothing is predicted of padding and of a piece's first token."""
+
+    def __init__(self, pad_id: int) -> None:
+        self._pad_id = pad_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+        width = max(len(row["input_ids"]) for row in rows)
+        ids = torch.full((len(rows), width), self._pad_id)
+        positions = torch.zeros((len(rows), width), dtype=torch.long)
+        labels = torch.full((len(rows), width), _IGNORED)
+        for number, row in enumerate(rows):
+            length = len(row["input_ids"])
+            place = torch.cat([torch.arange(size) for size in row["seq_lengths"]])
+            ids[number, :length] = torch.tensor(row["input_ids"])
+            positions[number, :length] = place
+            labels[number, :length] = torch.tensor(row["labels"]).masked_fill(place == 0, _IGNORED)
+        return {"input_ids": ids, "position_ids": positions, "labels": labels}
+
+
+@torch.no_grad()
+def perplexity(policy: Policy, packed: Dataset, *, documents: int) -> Perplexity:
+    """How well the policy predicts packed documents, in the precision it trains in."""
+    collate = PackedCollator(policy.pad_id)
+    was_training = policy.model.training
+    policy.model.eval()
+    total, tokens = 0.0, 0
+    for row in packed:
+        batch = {name: value.to(policy.device) for name, value in collate([row]).items()}
+        labels = batch.pop("labels")[0, 1:]
+        with policy.autocast():
+            logits = policy.model(**batch, use_cache=False).logits[0, :-1]
+        total += float(cross_entropy(logits.float(), labels, ignore_index=_IGNORED, reduction="sum"))
+        tokens += int((labels != _IGNORED).sum())
+    policy.model.train(was_training)
+    return Perplexity(total / max(1, tokens), tokens, documents)
+
+
+def train_pretrain(context: RunContext) -> None:
+    """Run the stage and leave its model in `checkpoints/pretrain`; a finished one is not run again."""
+    done = context.run.saved_directory(f"checkpoints/{NAME}")
+    if done is not None:
+        context.view.note(f"pretraining: already done, going on from {done}")
+        context.start = done
+        return
+    settings = context.config.pretrain
+    found = collect_documents(context)
+    policy = load_stage_policy(context, texts=_texts(context, found), dropout=True)
+    _check_length(policy, settings.sequence_tokens)
+    disable_progress_bars()
+    packed, measured = (
+        pack(tokenize(context.config, policy.tokenizer, part), sequence_tokens=settings.sequence_tokens)
+        for part in found
+    )
+    tokens = sum(map(len, packed["input_ids"]))
+    context.view.note(
+        f"pretraining: {len(found.train)} documents, {tokens:,} tokens in {len(packed)} sequences "
+        f"({tokens / (len(packed) * settings.sequence_tokens):.1%} full), {len(found.held_out)} held out"
+    )
+    context.run.rewind(-1, NAME)
+    before = _measure(context, policy, measured, len(found.held_out), step=0)
+    steps = _fit(context, policy, packed)
+    after = _measure(context, policy, measured, len(found.held_out), step=steps)
+    context.view.note(f"held-out perplexity before: {before}")
+    context.view.note(f"held-out perplexity after:  {after}")
+    context.start = context.run.save_directory(f"checkpoints/{NAME}", policy.save)
+    context.accelerator.wait_for_everyone()
+
+
+def _texts(context: RunContext, found: Documents) -> list[str]:
+    """What a tokenizer made from nothing has to hold: the documents, and the traces of a later stage."""
+    if context.config.model.scratch is None:
+        return []
+    texts = [
+        text
+        for document in [*found.train, *found.held_out]
+        for text in ([document] if isinstance(document, str) else trace_texts([document]))
+    ]
+    return [*texts, *(trace_texts(collect_traces(context)) if "sft" in context.config.stages else [])]
+
+
+def _check_length(policy: Policy, sequence_tokens: int) -> None:
+    longest = getattr(policy.model.config, "max_position_embeddings", None)
+    if longest is not None and sequence_tokens > longest:
+        raise UserError(
+            f"pretrain.sequence_tokens: {sequence_tokens} is more than the {longest} positions of the model; "
+            "lower it"
+        )
+
+
+def _measure(
+    context: RunContext, policy: Policy, packed: Dataset, documents: int, *, step: int
+) -> Perplexity:
+    found = perplexity(policy, packed, documents=documents)
+    context.run.append_metrics(
+        {"stage": NAME, "step": step, "held_out_loss": found.loss, "held_out_tokens": found.tokens}
+    )
+    return found
+
+
+def _fit(context: RunContext, policy: Policy, packed: Dataset) -> int:
+    """Train; returns the number of optimizer steps."""
+    settings = context.config.pretrain
+    trainer = Trainer(
+        model=policy.model,
+        args=TrainingArguments(
+            **trainer_arguments(context, policy, NAME, settings, rows=len(packed)),
+            remove_unused_columns=False,
+        ),
+        train_dataset=packed,
+        data_collator=PackedCollator(policy.pad_id),
+        processing_class=policy.tokenizer,
+        callbacks=[Recorder(context, NAME)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return int(trainer.state.global_step)
