@@ -40,8 +40,7 @@ class ScratchConfig(Section):
 
     tokens: Literal["digits", "numbers", "bpe"] = Field(
         default="digits",
-        description="digits: a word or digit each; numbers: a word or number each, no unseen ones; "
-        "bpe: byte pairs learned from the text",
+        description="a token is a word, or: digits = a digit, numbers = a number; bpe = learned byte pairs",
     )
     vocabulary: int = Field(default=4096, ge=300, description="tokens that bpe may make")
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 from datasets import Dataset, disable_progress_bars
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
@@ -68,18 +67,27 @@ def tokenize(
     Text carries loss on every token. A solved question is rendered as the conversation that later stages
     hold; its question was drawn at random, so there is nothing in it to predict, and carries none.
     """
-    if config.pretrain.text != (DERIVATIONS,):
-        encoded = tokenizer(list(documents), add_special_tokens=False)["input_ids"]
-        ended = [[*ids, tokenizer.eos_token_id] for ids in encoded]
-        return [{"input_ids": ids, "labels": ids} for ids in ended]
+    return [
+        _text_row(tokenizer, document)
+        if isinstance(document, str)
+        else _solved_row(config, tokenizer, document)
+        for document in documents
+    ]
+
+
+def _text_row(tokenizer: Any, text: str) -> dict[str, list[int]]:
+    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return {"input_ids": ids, "labels": ids}
+
+
+def _solved_row(config: RunConfig, tokenizer: Any, trace: Trace) -> dict[str, list[int]]:
     renderer = Renderer(tokenizer, prompt_format=config.prompt.format, system=config.prompt.system)
-    rows = []
-    for trace in documents:
-        prompt = renderer.render(trace.example)
-        completion = renderer.completion_ids(prompt, renderer.spec.render(trace.think, trace.answer))
-        labels = [*(_IGNORED for _ in prompt.ids), *completion]
-        rows.append({"input_ids": [*prompt.ids, *completion], "labels": labels})
-    return rows
+    prompt = renderer.render(trace.example)
+    completion = renderer.completion_ids(prompt, renderer.spec.render(trace.think, trace.answer))
+    return {
+        "input_ids": [*prompt.ids, *completion],
+        "labels": [*(_IGNORED for _ in prompt.ids), *completion],
+    }
 
 
 def pack(rows: list[dict[str, list[int]]], *, sequence_tokens: int) -> Dataset:
@@ -100,7 +108,7 @@ class PackedCollator:
     def __init__(self, pad_id: int) -> None:
         self._pad_id = pad_id
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         width = max(len(row["input_ids"]) for row in rows)
         ids = torch.full((len(rows), width), self._pad_id)
         positions = torch.zeros((len(rows), width), dtype=torch.long)
@@ -111,7 +119,8 @@ class PackedCollator:
             ids[number, :length] = torch.tensor(row["input_ids"])
             positions[number, :length] = place
             labels[number, :length] = torch.tensor(row["labels"]).masked_fill(place == 0, _IGNORED)
-        return {"input_ids": ids, "position_ids": positions, "labels": labels}
+        # Without a cache: with one, transformers takes the positions for those of a single document.
+        return {"input_ids": ids, "position_ids": positions, "labels": labels, "use_cache": False}
 
 
 @torch.no_grad()
@@ -122,10 +131,14 @@ def perplexity(policy: Policy, packed: Dataset, *, documents: int) -> Perplexity
     policy.model.eval()
     total, tokens = 0.0, 0
     for row in packed:
-        batch = {name: value.to(policy.device) for name, value in collate([row]).items()}
-        labels = batch.pop("labels")[0, 1:]
+        batch = collate([row])
+        labels = batch["labels"][0, 1:].to(policy.device)
         with policy.autocast():
-            logits = policy.model(**batch, use_cache=False).logits[0, :-1]
+            logits = policy.model(
+                input_ids=batch["input_ids"].to(policy.device),
+                position_ids=batch["position_ids"].to(policy.device),
+                use_cache=batch["use_cache"],
+            ).logits[0, :-1]
         total += float(cross_entropy(logits.float(), labels, ignore_index=_IGNORED, reduction="sum"))
         tokens += int((labels != _IGNORED).sum())
     policy.model.train(was_training)

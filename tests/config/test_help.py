@@ -23,7 +23,7 @@ def test_rows_of_known_fields() -> None:
     assert rows["grpo.dual_clip"][1:3] == ("number > 1 or null", "null")
     assert rows["model.lora"][1:3] == ("section or null", "null")
     assert rows["model.lora.targets"][1:3] == ("all-linear or list of text", "all-linear")
-    assert rows["stage"].type == "list of sft | grpo"
+    assert rows["stage"].type == "list of pretrain | sft | grpo"
     assert rows["rewards"].default == "{accuracy: {}}"
     assert rows["rewards.NAME.weight"][1:3] == ("number", "1")
     assert rows["eval.pass_at"][1:3] == ("list of whole number", "[1]")

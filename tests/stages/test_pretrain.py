@@ -1,6 +1,7 @@
 """Pretraining: what is packed, what carries loss, what is measured, and that it learns."""
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -71,9 +72,35 @@ def test_packed_documents_do_not_see_each_other() -> None:
     batch = PackedCollator(pad_id=0)([*pack(text_rows(*documents), sequence_tokens=9)])
     assert batch["input_ids"].shape == (1, 9)
     with torch.no_grad():
-        packed = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits[0]
+        batch.pop("labels")
+        packed = model(**batch).logits[0]
         alone = [model(input_ids=torch.tensor([ids])).logits[0] for ids in documents]
     torch.testing.assert_close(packed, torch.cat(alone), rtol=1e-5, atol=1e-5)
+
+
+def test_training_does_not_let_documents_see_each_other(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the trainer itself hands to the model, not what the collator alone would."""
+    seen = []
+    forward = LlamaForCausalLM.forward
+
+    def spy(self: Any, *args: Any, **inputs: Any) -> Any:
+        output = forward(self, *args, **inputs)
+        if self.training:
+            row = inputs["position_ids"][0].tolist()
+            first = row.index(0, 1) if 0 in row[1:] else len(row)  # the length of the first document
+            alone = forward(self, input_ids=inputs["input_ids"][:1, :first], use_cache=False).logits[0]
+            seen.append(first < len(row))
+            torch.testing.assert_close(output.logits[0, :first], alone, rtol=1e-4, atol=1e-4)
+            second = inputs["input_ids"][:1, first:][:, : [*row[first + 1 :], 0].index(0) + 1]
+            if seen[-1]:
+                alone = forward(self, input_ids=second, use_cache=False).logits[0]
+                packed = output.logits[0, first : first + second.shape[1]]
+                torch.testing.assert_close(packed, alone, rtol=1e-4, atol=1e-4)
+        return output
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", spy)
+    train(name="apart", stage="pretrain", pretrain={"epochs": 1, "sequence_tokens": 192, "batch_size": 1})
+    assert any(seen)
 
 
 def test_perplexity_is_that_of_the_documents_one_by_one() -> None:
@@ -84,8 +111,6 @@ def test_perplexity_is_that_of_the_documents_one_by_one() -> None:
         for ids in documents:
             logits = model(input_ids=torch.tensor([ids])).logits[0, :-1]
             total += float(cross_entropy(logits, torch.tensor(ids[1:]), reduction="sum"))
-    from contextlib import nullcontext
-
     policy: Any = SimpleNamespace(model=model, pad_id=0, device=torch.device("cpu"), autocast=nullcontext)
     found = perplexity(policy, pack(text_rows(*documents), sequence_tokens=8), documents=3)
     assert found.tokens == 6  # 3 + 2 + 1: nothing predicts a first token
