@@ -76,6 +76,12 @@ def _shape_of_scratch(config: "RunConfig") -> Iterator[Mistake]:
     shape = config.model.scratch
     if shape is None:
         return
+    if shape.vocabulary != type(shape).model_fields["vocabulary"].default and shape.tokens != "bpe":
+        yield Mistake(
+            f"model.scratch.vocabulary: is for model.scratch.tokens = bpe, but that is {shape.tokens}; "
+            "remove it or change that",
+            ("model.scratch.vocabulary", "model.scratch.tokens"),
+        )
     sizes = ("model.scratch.hidden_size", "model.scratch.heads")
     if shape.hidden_size % (2 * shape.heads):
         yield Mistake(
@@ -110,6 +116,19 @@ def _documents(config: "RunConfig") -> Iterator[Mistake]:
             "pretrain.text: derivations are written for generated questions only, but task.source is "
             f"{source}; give text files, or leave pretrain out of stage",
             ("pretrain.text", "task.source", "stage"),
+        )
+    for path in pretrain.text:
+        if path in (config.task.name, config.task.eval_name):
+            yield Mistake(
+                f"pretrain.text: {path!r} holds the task's questions, so that held-out ones would be trained "
+                "on; give other text, or use derivations or stage sft",
+                ("pretrain.text", "task.name", "task.eval_name", "stage"),
+            )
+    if config.model.attention == "flash_attention_2" and pretrain.batch_size > 1:
+        yield Mistake(
+            f"pretrain.batch_size: {pretrain.batch_size} packed sequences side by side are not kept apart by "
+            "model.attention = flash_attention_2; set it to 1 and raise sequence_tokens, or use sdpa",
+            ("pretrain.batch_size", "model.attention", "stage"),
         )
     shape = config.model.scratch
     if shape is not None and shape.max_positions < pretrain.sequence_tokens:

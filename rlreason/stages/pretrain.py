@@ -41,31 +41,43 @@ class Perplexity(NamedTuple):
 
 
 class Documents(NamedTuple):
-    """What to train on and what to measure by; traces of solved questions, or plain text."""
+    """What to train on and what to measure by: traces of solved questions, or plain text. `note` counts."""
 
     train: Sequence[Trace] | Sequence[str]
     held_out: Sequence[Trace] | Sequence[str]
+    note: str
 
 
 def collect_documents(context: RunContext) -> Documents:
     """The documents of the stage.
 
-    Derivations are measured on the task's held-out questions, files on a share of their documents.
+    Derivations are measured on the task's held-out questions, files on a share of their documents. Documents
+    that hold one of the task's held-out questions are left out of both.
     """
     config, data = context.config, context.data
     if config.pretrain.text == (DERIVATIONS,):
-        return Documents(*(traces(config.task, part, {}, seed=0) for part in (data.train, data.held_out)))
-    documents = load_documents(config.pretrain.text, column=config.pretrain.column)
-    return Documents(*split_documents(documents, held_out=config.pretrain.held_out))
+        train, held_out = (
+            traces(config.task, part, {}, seed=0, field="pretrain.text")
+            for part in (data.train, data.held_out)
+        )
+        return Documents(train, held_out, note="questions of the task, solved")
+    found = load_documents(config.pretrain.text, column=config.pretrain.column, exclude=data.held_out)
+    note = (
+        f"left out: {found.duplicates} that came twice, {found.with_held_out} that hold a held-out question"
+    )
+    texts, measured = split_documents(found.texts, held_out=config.pretrain.held_out)
+    return Documents(texts, measured, note)
 
 
 def tokenize(
     config: RunConfig, tokenizer: Any, documents: Sequence[Trace] | Sequence[str]
 ) -> list[dict[str, list[int]]]:
-    """`input_ids` of each document, the end-of-sequence token included, and `labels`.
+    """`input_ids` of each document, beginning and end of sequence included, and `labels`.
 
     Text carries loss on every token. A solved question is rendered as the conversation that later stages
-    hold; its question was drawn at random, so there is nothing in it to predict, and carries none.
+    hold; its question was drawn at random, so there is nothing in it to predict, and carries none. Raises
+    UserError for a tokenizer without an end-of-sequence token, and for a solved question that does not fit
+    into `pretrain.sequence_tokens`.
     """
     return [
         _text_row(tokenizer, document)
@@ -76,7 +88,16 @@ def tokenize(
 
 
 def _text_row(tokenizer: Any, text: str) -> dict[str, list[int]]:
-    ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            "model.path: its tokenizer has no end-of-sequence token, so a document could not be told to end; "
+            "set eos_token in tokenizer_config.json"
+        )
+    # Where the tokenizer writes a beginning of sequence, the model has seen one before every document.
+    bos = tokenizer.bos_token_id
+    begins = bos is not None and tokenizer("")["input_ids"][:1] == [bos]
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = [*([bos] if begins else []), *ids, tokenizer.eos_token_id]
     return {"input_ids": ids, "labels": ids}
 
 
@@ -84,10 +105,14 @@ def _solved_row(config: RunConfig, tokenizer: Any, trace: Trace) -> dict[str, li
     renderer = Renderer(tokenizer, prompt_format=config.prompt.format, system=config.prompt.system)
     prompt = renderer.render(trace.example)
     completion = renderer.completion_ids(prompt, renderer.spec.render(trace.think, trace.answer))
-    return {
-        "input_ids": [*prompt.ids, *completion],
-        "labels": [*(_IGNORED for _ in prompt.ids), *completion],
-    }
+    ids = [*prompt.ids, *completion]
+    if len(ids) > config.pretrain.sequence_tokens:
+        raise UserError(
+            f"pretrain.sequence_tokens: the solved question {trace.example.question!r:.80} has {len(ids)} "
+            f"tokens, more than {config.pretrain.sequence_tokens}, and would be cut off from its question; "
+            "raise it"
+        )
+    return {"input_ids": ids, "labels": [*(_IGNORED for _ in prompt.ids), *completion]}
 
 
 def pack(rows: list[dict[str, list[int]]], *, sequence_tokens: int) -> Dataset:
@@ -134,12 +159,8 @@ def perplexity(policy: Policy, packed: Dataset, *, documents: int) -> Perplexity
         batch = collate([row])
         labels = batch["labels"][0, 1:].to(policy.device)
         with policy.autocast():
-            logits = policy.model(
-                input_ids=batch["input_ids"].to(policy.device),
-                position_ids=batch["position_ids"].to(policy.device),
-                use_cache=batch["use_cache"],
-            ).logits[0, :-1]
-        total += float(cross_entropy(logits.float(), labels, ignore_index=_IGNORED, reduction="sum"))
+            logits = _logits(policy, batch)[:-1]
+        total += float(cross_entropy(logits, labels, ignore_index=_IGNORED, reduction="sum"))
         tokens += int((labels != _IGNORED).sum())
     policy.model.train(was_training)
     return Perplexity(total / max(1, tokens), tokens, documents)
@@ -154,12 +175,14 @@ def train_pretrain(context: RunContext) -> None:
         return
     settings = context.config.pretrain
     found = collect_documents(context)
-    policy = load_stage_policy(context, texts=_texts(context, found), dropout=True)
-    _check_length(policy, settings.sequence_tokens)
+    later_traces = collect_traces(context) if "sft" in context.config.stages else []
+    policy = load_stage_policy(context, texts=_texts(context, found, later_traces), dropout=True)
+    _check_model(context, policy)
     disable_progress_bars()
+    context.view.note(f"pretraining: {found.note}; tokenizing {len(found.train)} documents ...")
     packed, measured = (
         pack(tokenize(context.config, policy.tokenizer, part), sequence_tokens=settings.sequence_tokens)
-        for part in found
+        for part in (found.train, found.held_out)
     )
     tokens = sum(map(len, packed["input_ids"]))
     context.view.note(
@@ -176,25 +199,69 @@ def train_pretrain(context: RunContext) -> None:
     context.accelerator.wait_for_everyone()
 
 
-def _texts(context: RunContext, found: Documents) -> list[str]:
-    """What a tokenizer made from nothing has to hold: the documents, and the traces of a later stage."""
+def _texts(context: RunContext, found: Documents, later_traces: list[Trace]) -> list[str]:
+    """What a tokenizer made from nothing has to hold: the documents, and the traces of a later stage.
+
+    Held-out text is measured with what the other text holds; held-out questions are to be answered, so that
+    the numbers in them must have tokens.
+    """
     if context.config.model.scratch is None:
         return []
-    texts = [
-        text
-        for document in [*found.train, *found.held_out]
-        for text in ([document] if isinstance(document, str) else trace_texts([document]))
-    ]
-    return [*texts, *(trace_texts(collect_traces(context)) if "sft" in context.config.stages else [])]
+    documents = [*found.train, *(part for part in found.held_out if isinstance(part, Trace))]
+    plain = [document for document in documents if isinstance(document, str)]
+    solved = [document for document in documents if isinstance(document, Trace)]
+    return [*plain, *trace_texts(solved), *trace_texts(later_traces)]
 
 
-def _check_length(policy: Policy, sequence_tokens: int) -> None:
+def _check_model(context: RunContext, policy: Policy) -> None:
+    """Refuse what would fail, or train something else, after hours."""
+    config = context.config
+    wanted = config.pretrain.sequence_tokens
     longest = getattr(policy.model.config, "max_position_embeddings", None)
-    if longest is not None and sequence_tokens > longest:
+    if longest is not None and wanted > longest:
         raise UserError(
-            f"pretrain.sequence_tokens: {sequence_tokens} is more than the {longest} positions of the model; "
-            "lower it"
+            f"pretrain.sequence_tokens: {wanted} is more than the {longest} positions of the model; lower it"
         )
+    if len(config.stages) > 1:  # later stages put questions to the model: raises without a chat template
+        Renderer(policy.tokenizer, prompt_format=config.prompt.format, system=config.prompt.system)
+    if config.model.attention != "flash_attention_2" and not keeps_apart(policy):
+        raise UserError(
+            "stage: this model lets the documents of a packed sequence see each other (it takes no position "
+            "ids, or has recurrent layers), so it cannot be pretrained here; take one with plain attention"
+        )
+
+
+@torch.no_grad()
+def keeps_apart(policy: Policy) -> bool:
+    """Whether two documents in one packed sequence are predicted as each is alone, in float32."""
+    documents = [[3, 1, 2, 1], [2, 3, 3]]
+    collate = PackedCollator(policy.pad_id)
+    rows = [{"input_ids": ids, "labels": ids, "seq_lengths": [len(ids)]} for ids in documents]
+    together = {
+        "input_ids": [*documents[0], *documents[1]],
+        "labels": [*documents[0], *documents[1]],
+        "seq_lengths": [4, 3],
+    }
+    was_training = policy.model.training
+    policy.model.eval()
+    try:
+        with policy.autocast(torch.float32):
+            packed, *alone = (_logits(policy, collate([row])) for row in (together, *rows))
+    except TypeError:  # it takes no position ids
+        return False
+    finally:
+        policy.model.train(was_training)
+    return bool(torch.allclose(packed, torch.cat(alone), rtol=1e-3, atol=1e-3))
+
+
+def _logits(policy: Policy, batch: dict[str, Any]) -> torch.Tensor:
+    """The logits of the single sequence of a batch, (T, V)."""
+    logits = policy.model(
+        input_ids=batch["input_ids"].to(policy.device),
+        position_ids=batch["position_ids"].to(policy.device),
+        use_cache=batch["use_cache"],
+    ).logits
+    return logits[0].float()
 
 
 def _measure(

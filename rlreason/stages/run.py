@@ -94,7 +94,7 @@ def _run_stages(context: RunContext) -> None:
 
 
 def _publish(context: RunContext) -> None:
-    """A run that ends with supervised fine-tuning: its model is the run's model."""
+    """A run that ends before reinforcement learning: its model is the run's model."""
     start = context.start
     assert start is not None
 

@@ -1,29 +1,48 @@
 """Raw text to pretrain on, out of the user's own files."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlreason.errors import UserError
 from rlreason.seeds import derive_seed
+from rlreason.tasks.questions import folded, question_key
 from rlreason.tasks.tables import read_file, refuse, require_column
+from rlreason.types import Example
 
 _PLAIN = (".txt", ".md")
 _PIECE_CHARACTERS = 2000
 _BUCKETS = 2**32
 
 
-def load_documents(paths: Sequence[str | Path], *, column: str) -> list[str]:
-    """The documents of files, each once and in order.
+class Documents(NamedTuple):
+    """Texts, each once and in order, and how many were left out: `duplicates`, `with_held_out` questions."""
+
+    texts: list[str]
+    duplicates: int
+    with_held_out: int
+
+
+def load_documents(paths: Sequence[str | Path], *, column: str, exclude: Iterable[Example] = ()) -> Documents:
+    """The documents of files, but for those that hold one of the questions to `exclude` (by `question_key`).
 
     A row of JSONL, CSV or Parquet is a document. A text file is cut at blank lines into documents of at least
     2,000 characters, so that a single book can be trained on in one part and measured by another. Raises
     UserError for a file that is missing, unreadable or empty, and for rows without text in `column`.
     """
-    found: dict[str, None] = {}
-    for path in map(Path, paths):
-        found |= dict.fromkeys(_pieces(path) if path.suffix.lower() in _PLAIN else _rows(path, column))
-    return list(found)
+    read = [
+        text
+        for path in map(Path, paths)
+        for text in (_pieces(path) if path.suffix.lower() in _PLAIN else _rows(path, column))
+    ]
+    distinct = list(dict.fromkeys(read))
+    questions = sorted({key for key in map(question_key, exclude) if key})
+    kept = [text for text in distinct if not _holds(folded(text), questions)]
+    return Documents(kept, len(read) - len(distinct), len(distinct) - len(kept))
+
+
+def _holds(text: str, questions: Sequence[str]) -> bool:
+    return any(question in text for question in questions)
 
 
 def split_documents(documents: Sequence[str], *, held_out: float) -> tuple[list[str], list[str]]:

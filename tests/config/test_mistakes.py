@@ -167,6 +167,15 @@ DISAGREEMENTS = [
         "pretrain.text: derivations are written for generated questions only, but task.source is file",
     ),
     (
+        ["stage=[pretrain, grpo]", "task={source: file, name: q.jsonl}", "pretrain.text=q.jsonl"],
+        "pretrain.text: 'q.jsonl' holds the task's questions",
+    ),
+    (
+        ["stage=pretrain", "model.attention=flash_attention_2"],
+        "pretrain.batch_size: 8 packed sequences side by side are not kept apart",
+    ),
+    (["model.scratch={vocabulary: 500}"], "model.scratch.vocabulary: is for model.scratch.tokens = bpe"),
+    (
         ["stage=[pretrain, grpo]", "model.scratch={max_positions: 512}", "pretrain.sequence_tokens=1024"],
         "pretrain.sequence_tokens: 1024 is more than model.scratch.max_positions = 512",
     ),

@@ -170,3 +170,25 @@ def test_text_that_cannot_be_used_is_refused(train: Any, tmp_path: Path, content
     path.write_text(content)
     with pytest.raises(UserError, match=wrong):
         train(name="bad", stage="pretrain", pretrain={"text": str(path), "sequence_tokens": 64})
+
+
+def test_model_that_mixes_documents_is_refused(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = LlamaForCausalLM.forward
+
+    def mixing(self: Any, *args: Any, position_ids: Any = None, **inputs: Any) -> Any:
+        return forward(self, *args, **inputs)  # positions are ignored, as by a recurrent model
+
+    monkeypatch.setattr(LlamaForCausalLM, "forward", mixing)
+    with pytest.raises(UserError, match="lets the documents of a packed sequence see each other"):
+        train(name="mixes", stage="pretrain", pretrain={"sequence_tokens": 192})
+
+
+def test_mistakes_of_later_stages_show_before_training(train: Any, tmp_path: Path) -> None:
+    changes = {"stage": ["pretrain", "sft"], "pretrain": {"sequence_tokens": 192}}
+    with pytest.raises(UserError, match=r"sft\.traces: there is no file"):
+        train(name="early", sft={"traces": str(tmp_path / "missing.jsonl")}, **changes)
+
+
+def test_solved_question_that_does_not_fit_is_refused(train: Any) -> None:
+    with pytest.raises(UserError, match=r"pretrain\.sequence_tokens: the solved question .* more than 16"):
+        train(name="cut", stage="pretrain", pretrain={"sequence_tokens": 16})

@@ -7,20 +7,21 @@ import pytest
 
 from rlreason.errors import UserError
 from rlreason.tasks import load_documents, split_documents
+from rlreason.types import Example
 
 
 def test_rows_of_files_each_once_and_in_order(tmp_path: Path) -> None:
     one, two = tmp_path / "one.jsonl", tmp_path / "two.csv"
     one.write_text("".join(json.dumps({"text": text}) + "\n" for text in ("b", "a", "b")))
     two.write_text("text\na\nc\n")
-    assert load_documents([one, two], column="text") == ["b", "a", "c"]
+    assert load_documents([one, two], column="text") == (["b", "a", "c"], 2, 0)
 
 
 def test_a_book_is_cut_at_blank_lines_and_keeps_every_word(tmp_path: Path) -> None:
     paragraphs = [f"paragraph {n} " + "word " * 100 for n in range(30)]  # about 515 characters each
     path = tmp_path / "book.txt"
     path.write_text("\n\n".join(paragraphs))
-    found = load_documents([path], column="text")
+    found = load_documents([path], column="text").texts
     assert len(found) == 8  # four paragraphs reach 2,000 characters: 30 / 4 = 7.5
     assert all(len(piece) >= 2000 for piece in found[:-1])
     assert "".join(found).split() == "\n\n".join(paragraphs).split()
@@ -35,6 +36,14 @@ def test_the_held_out_documents_do_not_depend_on_the_others() -> None:
     fewer_train, fewer_held_out = split_documents(documents[:500], held_out=0.1)
     assert set(fewer_held_out) == set(held_out) & set(documents[:500])
     assert set(fewer_train) == set(train) & set(documents[:500])
+
+
+def test_documents_with_a_held_out_question_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "text.jsonl"
+    texts = ["We ask: what is  1 + 2?\nIt is 3.", "What is 1 + 3? It is 4."]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    held_out = Example([{"role": "user", "content": "What is 1 + 2?"}], "3")
+    assert load_documents([path], column="text", exclude=[held_out]) == ([texts[1]], 0, 1)
 
 
 def test_a_share_that_leaves_nothing_is_refused() -> None:
