@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rewards import SPECS, Rubric, RubricScore, Score, Term, load_reward
+from rewards import SPECS, Rubric, RubricScore, Score, TagSpec, Term, load_reward
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
 from rlreason.tasks import TaskData
@@ -20,12 +20,13 @@ class Scorer:
     def __init__(self, config: RunConfig) -> None:
         self.main = config.eval.reward
         self._answer_type = config.task.answer_type
+        spec = SPECS[config.prompt.format]
         terms = []
         for name, term in config.rewards.items():
-            terms.append(Term(name, _load(name, term.args), term.weight, term.gate))
+            terms.append(Term(name, _load(name, term.args, spec), term.weight, term.gate))
         for name in dict.fromkeys((self.main, FORMAT)):
             if name not in config.rewards:
-                terms.append(Term(name, _load(name, {}), 0.0, None))
+                terms.append(Term(name, _load(name, {}, spec), 0.0, None))
         try:
             self._rubric = Rubric(terms)
             self._golds = Rubric([Term(self.main, _named(terms, self.main).reward)])
@@ -72,10 +73,9 @@ def _named(terms: Sequence[Term], name: str) -> Term:
     return next(term for term in terms if term.name == name)
 
 
-def _load(name: str, args: dict[str, Any]) -> Any:
+def _load(name: str, args: dict[str, Any], spec: TagSpec) -> Any:
     try:
-        reward = load_reward(name)
-        return reward.with_options(**args) if args else reward
+        return load_reward(name, args, spec)
     except (ValueError, ImportError) as error:
         raise UserError(f"rewards.{name}: {error}") from error
 
@@ -128,8 +128,8 @@ def readable(config: RunConfig, scorer: Scorer, data: TaskData) -> tuple[TaskDat
     return TaskData(kept["train"], kept["held_out"], data.report), f"left out: {summary}"
 
 
-def _gold_completion(spec: Any, answer: str) -> str:
+def _gold_completion(spec: TagSpec, answer: str) -> str:
     try:
-        return str(spec.render("The known right answer.", answer))
-    except ValueError:  # a gold answer that is blank or holds a tag: no completion can give it
+        return spec.render("The known right answer.", answer)
+    except ValueError:  # a gold answer that is blank or does not fit the form: no completion can give it
         return ""

@@ -56,8 +56,10 @@ class TaskConfig(Section):
 class PromptConfig(Section):
     """How a question is put to the model."""
 
-    format: Literal["think_answer"] = Field(
-        default="think_answer", description="form of a completion: <think>...</think><answer>...</answer>"
+    format: Literal["think_answer", "think_text", "think_boxed", "think_hash"] = Field(
+        default="think_answer",
+        description="form of a completion: after <think>...</think>, <answer>...</answer>, plain text, "
+        "\\boxed{...} or a line #### ...",
     )
     system: str | None = Field(
         default="auto", description="auto = made from the format; null = none; or your own system prompt"

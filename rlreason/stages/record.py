@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rewards import parse
+from rewards import SPECS, parse
 from rlreason.config import RunConfig
 from rlreason.scoring import FORMAT
 from rlreason.stages.collect import Sample
@@ -24,6 +24,7 @@ def step_record(
     for sample in samples:
         groups.setdefault(sample.group, []).append(sample)
     informative = [any(s.advantage != 0 for s in group) for group in groups.values()]
+    spec = SPECS[config.prompt.format]
     lengths = [len(s.rollout.completion_ids) for s in samples]
     record: dict[str, Any] = {
         "stage": "grpo",
@@ -33,7 +34,7 @@ def step_record(
         "accuracy": _mean(s.score.parts[main].value for s in samples),
         "format": _mean(s.score.parts[FORMAT].value for s in samples),
         "derives": _mean(
-            float(derives(parse(s.text, prefill=s.prompt.prefill).think or "")) for s in samples
+            float(derives(parse(s.text, prefill=s.prompt.prefill, spec=spec).think or "")) for s in samples
         ),
         "length": _mean(float(n) for n in lengths),
         "truncated": _mean(float(s.truncated) for s in samples),

@@ -48,7 +48,7 @@ def test_group_size_1(refused) -> None:
         ("grpo.share_prompt=1", "grpo.share_prompt: 1 is neither true nor false"),
         ("grpo.loss=drgrpo", "grpo.loss: 'drgrpo' is not known; did you mean dr_grpo?"),
         ("grpo.loss=7", "grpo.loss: 7 is not known; give one of dr_grpo, grpo, dapo, bnpo, cispo"),
-        ("prompt.format=xml", "prompt.format: 'xml' is not known; give think_answer"),
+        ("prompt.format=xml", "prompt.format: 'xml' is not known; give one of think_answer, think_text,"),
         ("stage=stf", "stage[0]: 'stf' is not known; did you mean sft?"),
         ("stage=[]", "stage: [] is empty; give at least one entry"),
         ("stage=[sft, sft]", "stage: a list cannot be used; name each stage once"),
