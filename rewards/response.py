@@ -1,9 +1,7 @@
 """Text of a completion -> Response. The only parser of completions in the project, for every form."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import NamedTuple
+from itertools import islice
 
 from rewards.spec import SPECS, TagSpec, closing_brace, visible
 
@@ -24,16 +22,17 @@ class Response:
     text: str
 
 
-class _Mark(NamedTuple):
-    """A tag, or what else opens an answer: its name in the specification and where it stands."""
+@dataclass(frozen=True, slots=True)
+class _Marks:
+    """The reserved tags of a text in order: their names in the specification and where they stand.
 
-    name: str
-    start: int
-    end: int
+    Three lists and no list of triples: a text of nothing but tags would else fill the heap with objects that
+    the garbage collector has to look through.
+    """
 
-
-_THINK = frozenset(("think_open", "think_close"))
-_ANSWER = frozenset(("answer_open", "answer_close"))
+    names: list[str]
+    starts: list[int]
+    ends: list[int]
 
 
 def parse(text: str, prefill: str = "", spec: TagSpec = SPECS["think_answer"]) -> Response:
@@ -43,29 +42,22 @@ def parse(text: str, prefill: str = "", spec: TagSpec = SPECS["think_answer"]) -
     from there. An answer counts only behind closed reasoning, and only if it is the only one there.
     """
     text = prefill + text
-    marks = _marks(text, spec)
-    names = [mark.name for mark in marks]
-    think, think_problems = _think(text, marks, names)
-    answer, answer_problems = _answer(text, marks, names, spec)
+    marks = _Marks([], [], [])
+    for match in spec.reserved_pattern.finditer(text):
+        marks.names.append(spec.names[match.group()])
+        marks.starts.append(match.start())
+        marks.ends.append(match.end())
+    think, think_problems = _think(text, marks)
+    answer, answer_problems = _answer(text, marks, spec)
     problems = think_problems + answer_problems
     if _text_outside(text, marks, spec):
         problems.append("text_outside_tags")
     return Response(think, answer, tuple(problems), text)
 
 
-def _marks(text: str, spec: TagSpec) -> list[_Mark]:
-    """Find the reserved tags, and behind the first end of reasoning what else opens an answer, in order."""
-    names = spec.names
-    marks = [_Mark(names[m.group()], m.start(), m.end()) for m in spec.reserved_pattern.finditer(text)]
-    if spec.answer_pattern is not None:
-        end = next((mark.end for mark in marks if mark.name == "think_close"), len(text))
-        marks += [_Mark("answer_open", *m.span()) for m in spec.answer_pattern.finditer(text, end)]
-        marks.sort(key=attrgetter("start"))
-    return marks
-
-
-def _think(text: str, marks: list[_Mark], names: list[str]) -> tuple[str | None, list[str]]:
+def _think(text: str, marks: _Marks) -> tuple[str | None, list[str]]:
     """Return the first reasoning block and what is wrong with the reasoning."""
+    names = marks.names
     opened, closed = names.count("think_open"), names.count("think_close")
     problems = []
     if not opened:
@@ -77,22 +69,30 @@ def _think(text: str, marks: list[_Mark], names: list[str]) -> tuple[str | None,
     first = names.index("think_open")
     if "think_close" not in names[first:]:
         return None, [*problems, "think_unclosed"]
-    think = text[marks[first].end : marks[names.index("think_close", first)].start].strip()
+    think = text[marks.ends[first] : marks.starts[names.index("think_close", first)]].strip()
     if not visible(think):
         problems.append("think_empty")
     return think, problems
 
 
-def _answer(text: str, marks: list[_Mark], names: list[str], spec: TagSpec) -> tuple[str | None, list[str]]:
+def _answer(text: str, marks: _Marks, spec: TagSpec) -> tuple[str | None, list[str]]:
     """Return the one answer behind all reasoning and what is wrong with the answers."""
-    if "think_close" not in names:
+    if "think_close" not in marks.names:
         return None, ["answer_missing"]
     # Answers are counted from the first end of reasoning, so that going back to think cannot retract one.
-    after = names.index("think_close") + 1
+    close = marks.names.index("think_close")
+    if spec.answer_form == "tags":
+        return _tagged_answer(text, marks, close + 1)
     if spec.answer_form == "text":
-        return _free_text(text, marks[after - 1 :])
+        return _free_text(text, marks, close)
+    return _marked_answer(text, marks, marks.ends[close], spec)
+
+
+def _tagged_answer(text: str, marks: _Marks, after: int) -> tuple[str | None, list[str]]:
+    """Read the form "tags"; `after` is the number of the first tag behind the first end of reasoning."""
+    names = marks.names
     problems = []
-    if not _ANSWER.isdisjoint(names[:after]):
+    if "answer_open" in names[:after] or "answer_close" in names[:after]:
         problems.append("answer_in_think")
     opened, closed = names[after:].count("answer_open"), names[after:].count("answer_close")
     if not opened:
@@ -100,64 +100,63 @@ def _answer(text: str, marks: list[_Mark], names: list[str], spec: TagSpec) -> t
     if opened > 1 or closed > 1:
         return None, [*problems, "answer_repeated"]
     first = names.index("answer_open", after)
-    if not _THINK.isdisjoint(names[first:]):
+    if "think_open" in names[first:] or "think_close" in names[first:]:
         return None, [*problems, "think_after_answer"]
     if names[first - 1] == "think_open":
         return None, [*problems, "think_unclosed"]
-    answer = _READERS[spec.answer_form](text, marks[first:])
-    if answer is None:
+    if names[first + 1 : first + 2] != ["answer_close"]:
         return None, [*problems, "answer_unclosed"]
+    answer = text[marks.ends[first] : marks.starts[first + 1]].strip()
     if not visible(answer):
         return None, [*problems, "answer_empty"]
-    return answer.strip(), problems
+    return answer, problems
 
 
-def _free_text(text: str, marks: list[_Mark]) -> tuple[str | None, list[str]]:
-    """Return the text behind all reasoning, from the first end of reasoning on, as the answer."""
-    ends = [mark.start for mark in marks[1:]] + [len(text)]
-    stretches = [
-        (text[mark.end : end], end)
-        for mark, end in zip(marks, ends, strict=True)
-        if mark.name == "think_close" and visible(text[mark.end : end])
-    ]
-    if not stretches:
+def _free_text(text: str, marks: _Marks, close: int) -> tuple[str | None, list[str]]:
+    """Read the form "text": all that stands behind the reasoning; `close` is the number of its first end."""
+    answer = None
+    for number in range(close, len(marks.names)):
+        behind = number + 1 < len(marks.names)
+        if marks.names[number] == "think_open":
+            continue
+        stretch = text[marks.ends[number] : marks.starts[number + 1] if behind else len(text)]
+        if visible(stretch):
+            if answer is not None:
+                return None, ["answer_repeated"]
+            answer, ends_in_a_tag = stretch.strip(), behind
+    if answer is None:
         return None, ["answer_missing"]
-    if len(stretches) > 1:
+    return (None, ["think_after_answer"]) if ends_in_a_tag else (answer, [])
+
+
+def _marked_answer(text: str, marks: _Marks, start: int, spec: TagSpec) -> tuple[str | None, list[str]]:
+    """Read the forms "braces" and "line". Reasoning first ends at `start`; a box in there is only text."""
+    assert spec.answer_pattern is not None
+    openings = list(islice(spec.answer_pattern.finditer(text, start), 2))
+    if not openings:
+        return None, ["answer_missing"]
+    if len(openings) > 1:
         return None, ["answer_repeated"]
-    ((answer, end),) = stretches
-    if end < len(text):  # what ends it is a tag of the reasoning
+    opening = openings[0]
+    if opening.start() < marks.starts[-1]:
         return None, ["think_after_answer"]
-    return answer.strip(), []
+    if marks.names[-1] == "think_open":
+        return None, ["think_unclosed"]
+    if spec.answer_form == "line":
+        end = text.find("\n", opening.end())
+        end = len(text) if end < 0 else end
+    else:
+        end = closing_brace(text, opening.end()) if opening.group().endswith("{") else -1
+        if end < 0:
+            return None, ["answer_unclosed"]
+    answer = text[opening.end() : end].strip()
+    return (answer, []) if visible(answer) else (None, ["answer_empty"])
 
 
-def _between_tags(text: str, marks: list[_Mark]) -> str | None:
-    closed = len(marks) > 1 and marks[1].name == "answer_close"
-    return text[marks[0].end : marks[1].start] if closed else None
-
-
-def _between_braces(text: str, marks: list[_Mark]) -> str | None:
-    start = marks[0].end
-    end = closing_brace(text, start) if text[start - 1] == "{" else None
-    return None if end is None else text[start:end]
-
-
-def _rest_of_line(text: str, marks: list[_Mark]) -> str:
-    return text[marks[0].end :].partition("\n")[0]
-
-
-# From the one opening of an answer to its text, or None where it is not closed. No reasoning follows it.
-_READERS: dict[str, Callable[[str, list[_Mark]], str | None]] = {
-    "tags": _between_tags,
-    "braces": _between_braces,
-    "line": _rest_of_line,
-}
-
-
-def _text_outside(text: str, marks: list[_Mark], spec: TagSpec) -> bool:
+def _text_outside(text: str, marks: _Marks, spec: TagSpec) -> bool:
     """Whether visible text stands where the form has none."""
     if spec.answer_form != "tags":  # behind the reasoning, free text belongs to the form
-        return visible(text[: next((mark.start for mark in marks if mark.name in _THINK), len(text))])
-    ends = [0] + [mark.end for mark in marks]
-    starts = [mark.start for mark in marks] + [len(text)]
-    outside = [True] + [mark.name not in ("think_open", "answer_open") for mark in marks]
-    return any(out and visible(text[a:b]) for out, a, b in zip(outside, ends, starts, strict=True))
+        return visible(text[: marks.starts[0]] if marks.starts else text)
+    outside = [True] + [name not in ("think_open", "answer_open") for name in marks.names]
+    stretches = zip(outside, [0, *marks.ends], [*marks.starts, len(text)], strict=True)
+    return any(out and visible(text[start:end]) for out, start, end in stretches)

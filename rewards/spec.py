@@ -24,14 +24,14 @@ def visible(text: str) -> bool:
     )
 
 
-def closing_brace(text: str, start: int) -> int | None:
-    """Return where the brace is that closes the group opened just before `start`, or None. Linear time."""
+def closing_brace(text: str, start: int) -> int:
+    """Return where the brace is that closes the group opened just before `start`, or -1. Linear time."""
     depth = 1
     for match in _BRACE.finditer(text, start):
         depth += {"{": 1, "}": -1}.get(match.group(), 0)
         if depth == 0:
             return match.start()
-    return None
+    return -1
 
 
 def _mixed_up(tags: tuple[str, ...], reserved: tuple[str, ...]) -> bool:
@@ -52,7 +52,8 @@ class TagSpec:
     "text": it is all the text there is, and `answer_open` and `answer_close` are empty;
     "braces": in free text, between `answer_open`, a LaTeX command with its brace, and the brace that closes
     the group; "\\{" and "\\}" are text, as in LaTeX;
-    "line": in free text, the rest of the line that starts with `answer_open`; `answer_close` is empty.
+    "line": in free text, the rest of the line that starts with `answer_open`, which ends in a space that
+    may be left out when it is read; `answer_close` is empty.
     Raises ValueError for tags that cannot be told apart, and delimiters that do not fit the form.
     """
 
@@ -68,7 +69,7 @@ class TagSpec:
             "tags": all(delimiters),
             "text": not any(delimiters),
             "braces": bool(re.fullmatch(r"\\[A-Za-z]+\{", self.answer_open)) and self.answer_close == "}",
-            "line": self.answer_open.strip() == self.answer_open != "" and not self.answer_close,
+            "line": bool(re.fullmatch(r"\S(?:.*\S)? ", self.answer_open)) and not self.answer_close,
         }
         if self.answer_form not in fits:
             raise ValueError(f"answer_form {self.answer_form!r} is not known: give one of {', '.join(fits)}")
@@ -112,7 +113,7 @@ class TagSpec:
         if self.answer_form == "line":
             # A tag of the reasoning ends a line as well. "#####" is not "####".
             ends = "|".join(f"(?<={re.escape(tag)})" for tag in self.reserved)
-            opener, last = re.escape(self.answer_open), re.escape(self.answer_open[-1])
+            opener, last = re.escape(self.answer_open[:-1]), re.escape(self.answer_open[-2])
             return re.compile(rf"(?:^|{ends})[^\S\n]*{opener}(?!{last})", re.MULTILINE)
         return None
 
@@ -129,9 +130,9 @@ class TagSpec:
                 raise ValueError(f"{name} {text!r:.80} contains one of the tags {self.reserved}: remove it")
         reasoning = f"{self.think_open}\n{think}\n{self.think_close}\n"
         if self.answer_form == "line":
-            if "\n" in answer.strip():
+            answer = answer.strip()
+            if "\n" in answer:
                 raise ValueError(f"answer {answer!r:.80} has several lines: this form takes one")
-            return f"{reasoning}{self.answer_open} {answer.strip()}"
         if self.answer_form == "braces":
             assert self.answer_pattern is not None
             if self.answer_pattern.search(answer) or closing_brace(f"{answer}}}", 0) != len(answer):
@@ -151,5 +152,5 @@ SPECS: dict[str, TagSpec] = {
     "think_answer": TagSpec(),
     "think_text": TagSpec(answer_open="", answer_close="", answer_form="text"),
     "think_boxed": TagSpec(answer_open="\\boxed{", answer_close="}", answer_form="braces"),
-    "think_hash": TagSpec(answer_open="####", answer_close="", answer_form="line"),
+    "think_hash": TagSpec(answer_open="#### ", answer_close="", answer_form="line"),
 }

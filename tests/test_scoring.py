@@ -48,6 +48,18 @@ def test_the_prefill_is_scored_with_the_completion() -> None:
     assert bare.parts["think_format"].value == 0.0
 
 
+@pytest.mark.parametrize("form", SPECS)
+def test_the_form_of_the_prompt_is_the_form_that_is_scored(form: str) -> None:
+    marker = scorer(prompt={"format": form})
+    scores = marker.score(
+        [asked("5")] * 4, [spec.render("so", "5") for spec in SPECS.values()], [""] * 4, [[0]] * 4
+    )
+    kept = [name for name, score in zip(SPECS, scores, strict=True) if score.parts["think_format"].value == 1]
+    # Behind the reasoning, all forms are free text; in each of the others only the form itself is kept.
+    assert kept == (list(SPECS) if form == "think_text" else [form])
+    assert scores[list(SPECS).index(form)].total == 1.0
+
+
 def test_an_example_may_name_its_own_answer_type() -> None:
     marker = scorer(task={"answer_type": "exact"})
     examples = [asked("1/2"), asked("1/2", answer_type="math")]

@@ -58,8 +58,7 @@ class PromptConfig(Section):
 
     format: Literal["think_answer", "think_text", "think_boxed", "think_hash"] = Field(
         default="think_answer",
-        description="form of a completion: after <think>...</think>, <answer>...</answer>, plain text, "
-        "\\boxed{...} or a line #### ...",
+        description="form of the answer behind <think>...</think>: tags, all the text, a box, a line ####",
     )
     system: str | None = Field(
         default="auto", description="auto = made from the format; null = none; or your own system prompt"

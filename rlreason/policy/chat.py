@@ -43,7 +43,7 @@ class Renderer:
 
     @staticmethod
     def tags(prompt_format: str) -> tuple[str, ...]:
-        """The tags of a format, for tokenizers that are made to hold them."""
+        """What a format sets its parts off with, for tokenizers that are made to hold it."""
         return SPECS[prompt_format].tags
 
     def messages(self, example: Example) -> list[Message]:
