@@ -10,6 +10,8 @@ from typing import Any
 from rewards import accuracy, control, countdown, format, procedural
 from rewards.adapt import as_reward, load_function
 from rewards.base import Reward, nearest
+from rewards.pool import WorkerPool
+from rewards.pooled import PooledReward
 from rewards.response import Response, parse
 from rewards.rubric import Rubric, RubricScore, Term
 from rewards.score import Score
@@ -18,6 +20,7 @@ from rewards.spec import SPECS, TagSpec
 __all__ = [
     "REWARDS",
     "SPECS",
+    "PooledReward",
     "Response",
     "Reward",
     "Rubric",
@@ -25,6 +28,7 @@ __all__ = [
     "Score",
     "TagSpec",
     "Term",
+    "WorkerPool",
     "as_reward",
     "load_reward",
     "parse",
