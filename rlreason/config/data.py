@@ -45,7 +45,7 @@ class TaskConfig(Section):
     columns: ColumnsConfig = Field(
         default_factory=ColumnsConfig, description="names of the columns of a file or data set"
     )
-    answer_type: Literal["math", "number", "choice", "exact"] | None = Field(
+    answer_type: Literal["math", "number", "choice", "exact", "set"] | None = Field(
         default=None, description="how accuracy compares answers; null = as the gold answer suggests"
     )
     train_size: int = Field(default=2000, ge=1, description="questions to generate, or at most to read")
