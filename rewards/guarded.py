@@ -73,7 +73,8 @@ def guarded_scores(
         twin = copy.copy(reward)
         twin._function = _never_raising(reward._function)
         return twin.scores(completions=list(completions), prefill=prefill, **columns)
-    reward._require(columns)
+    if kind_of(reward) == "batch":  # a function of one response takes what it wants from the row
+        reward._require(columns)
     for name, column in columns.items():
         if isinstance(column, list | tuple):
             rows(name, column, len(completions))

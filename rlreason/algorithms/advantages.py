@@ -13,7 +13,7 @@ from torch import Tensor
 Baseline = Literal["mean", "leave_one_out"]
 AdvantageScale = Literal["none", "group", "batch"]
 
-_CANCELLED = 1e-9  # below this a sum of normalised rewards, which are of size 1, is 0
+_CANCELLED = 1e-6  # a smaller sum of normalised rewards, which are of size 1, is the rounding of float32
 
 
 class _GroupStatistics(NamedTuple):
