@@ -10,9 +10,10 @@ from collections.abc import Callable
 from rewards.base import nearest
 from rewards.collection import read_elements, read_tuple
 from rewards.quantity import DOUBT, Quantity, read_quantity, read_unit, same_quantity
+from rewards.relation import read_equation, read_matrix, read_range, read_ranges, read_system
 from rewards.response import Response
 from rewards.score import Score
-from rewards.symbolic import Values, read_expression, same_values
+from rewards.symbolic import Values, factor_between, read_expression, same_values
 from rewards.text import fold, plain
 
 MAX_CHARACTERS = 4000
@@ -34,6 +35,7 @@ _WORDS = re.compile(
     r"|[0-9]+(?:\s*:\s*[0-9]+)+"
 )
 _UNITS_BEHIND = re.compile(r"(?<=[0-9A-Za-z)}])\s+((?:[A-Za-z]+(?:\^?\{?[23]\}?)?\s*){1,3})")
+_HAS_LETTER = re.compile(r"(?<![\\A-Za-z])[A-Za-z](?![A-Za-z])")
 _CHOICE = re.compile(r"(?:option\s+|choice\s+)?[(\[]?([A-Za-z0-9])[)\].:]?", re.IGNORECASE)
 
 Compare = Callable[[str], bool | None]
@@ -100,7 +102,8 @@ def _math(gold: str) -> Compare | None:
     if number is not None:
         return number
     side = _value_side(gold)
-    return None if side is None else _tuple(side) or _infinity(side) or _expression(side) or _words(side)
+    value = None if side is None else _tuple(side) or _infinity(side) or _expression(side) or _words(side)
+    return _matrix(gold) or _ranges(gold) or _system(gold, value) or _equation(gold, value) or value
 
 
 def _tuple(gold: str) -> Compare | None:
@@ -113,7 +116,7 @@ def _tuple(gold: str) -> Compare | None:
 
     def compare(answer: str) -> bool | None:
         side = _value_side(answer)
-        found = None if side is None else read_tuple(side)
+        found = (None if side is None else read_tuple(side)) or read_range(_behind_lead_in(answer))
         if found is None:
             return None
         if found[0] != brackets or len(found[1]) != len(compares):
@@ -122,6 +125,97 @@ def _tuple(gold: str) -> Compare | None:
         return all(element is not None and element(text) for element, text in pairs)
 
     return compare
+
+
+def _matrix(gold: str) -> Compare | None:
+    wanted = read_matrix(gold)
+    compares = [[_math(cell) for cell in row] for row in wanted or ()]
+    if wanted is None or any(None in row for row in compares):
+        return None
+
+    def compare(answer: str) -> bool | None:
+        found = read_matrix(answer)
+        if found is None:
+            return None
+        if (len(found), len(found[0])) != (len(compares), len(compares[0])):
+            return False
+        rows = zip(compares, found, strict=True)
+        cells = (pair for row, texts in rows for pair in zip(row, texts, strict=True))
+        return all(cell is not None and cell(text) for cell, text in cells)
+
+    return compare
+
+
+def _ranges(gold: str) -> Compare | None:
+    """Inequalities in one letter and unions of intervals, in any order."""
+    text = _behind_lead_in(gold)
+    wanted = None if read_tuple(text) else read_ranges(text)
+    compares = [(brackets, [_math(end) for end in ends]) for brackets, ends in wanted or ()]
+    if wanted is None or any(None in ends for _, ends in compares):
+        return None
+
+    def compare(answer: str) -> bool | None:
+        found = read_ranges(_behind_lead_in(answer))
+        if found is None:
+            return None
+        left = list(found)
+        for brackets, ends in compares:
+            met = [
+                one
+                for one in left
+                if one[0] == brackets
+                and all(end is not None and end(text) for end, text in zip(ends, one[1], strict=True))
+            ]
+            if not met:
+                return False
+            left.remove(met[0])
+        return not left
+
+    return compare
+
+
+def _system(gold: str, value: Compare | None) -> Compare | None:
+    """A value for each name, in any order; or what `value` takes."""
+    wanted = read_system(_behind_lead_in(gold))
+    compares = {name: _math(value) for name, value in (wanted or {}).items()}
+    if wanted is None or None in compares.values():
+        return None
+
+    def compare(answer: str) -> bool | None:
+        found = read_system(_behind_lead_in(answer))
+        if found is None:
+            return None if value is None else value(answer)
+        same = found.keys() == compares.keys()
+        return same and all(met is not None and met(found[name]) for name, met in compares.items())
+
+    return compare
+
+
+def _equation(gold: str, value: Compare | None) -> Compare | None:
+    """An equation or inequality of letters, moved around or multiplied by a number; or what `value` takes."""
+    wanted = _difference(gold)
+    if wanted is None:
+        return None
+
+    def compare(answer: str) -> bool | None:
+        said = None if value is None else value(answer)
+        found = None if said else _difference(answer)
+        if found is None:
+            return said
+        factor = factor_between(wanted[1], found[1]) if wanted[0] == found[0] else None
+        return factor is not None and (wanted[0] == "=" or factor > 0)
+
+    return compare
+
+
+def _difference(text: str) -> tuple[str, Values] | None:
+    """Return the sign of a relation and what its left side has over its right; None if a side is a value."""
+    equation = read_equation(_behind_lead_in(text))
+    # x = \sqrt{2} is an answer, 2x = 2 \sqrt{2} is still to be solved.
+    if equation is None or (_is_name(equation[0]) and not _HAS_LETTER.search(equation[2])):
+        return None
+    values = read_expression(f"({equation[0]})-({equation[2]})")
+    return None if values is None else (equation[1], values)
 
 
 def _infinity(gold: str) -> Compare | None:

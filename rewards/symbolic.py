@@ -146,6 +146,20 @@ def same_values(*, gold: Values, predicted: Values, tolerance: float = 0) -> boo
     return bool(pairs) and all(_close(a, b, tolerance) for a, b in pairs)
 
 
+def factor_between(one: Values, other: Values) -> float | None:
+    """Return the real number by which `one` is a multiple of `other` at every point, or None."""
+    pairs = [(a, b) for a, b in zip(one, other, strict=True) if a is not None and b is not None]
+    # A fraction is the same at all points: 0 = 0 or 1 = 2, which says nothing of any letter.
+    constant = any(isinstance(value, Fraction) or not value for pair in pairs for value in pair)
+    if len(pairs) < 2 or constant:
+        return None
+    a, b = pairs[0]
+    if not same_values(gold=tuple(x * b for x, _ in pairs), predicted=tuple(y * a for _, y in pairs)):
+        return None
+    factor = complex(a / b)
+    return factor.real if abs(factor.imag) <= PRECISION * abs(factor) else None
+
+
 def _close(a: Any, b: Any, tolerance: float) -> bool:
     if isinstance(a, Fraction) and isinstance(b, Fraction):
         return abs(a - b) <= Fraction(tolerance) * max(abs(a), abs(b))
