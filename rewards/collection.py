@@ -5,6 +5,7 @@ import re
 from rewards.text import closes_last, plain
 
 MAX_ELEMENTS = 50
+MAX_DEPTH = 12  # an element may be a point again, and is read by the reader that calls this one
 
 _MEMBER = re.compile(r"[A-Za-z]\s*(?:\\in(?![A-Za-z])|=)\s*(?=\\?[{(\[])")
 _SEPARATOR = re.compile(r"\s*[,;]\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+")
@@ -67,7 +68,7 @@ def _split(text: str, separator: re.Pattern[str]) -> list[str] | None:
             elements.append(plain(text[start : match.start()]))
             start = match.end()
         position = max(position + 1, match.end() if match else 0)
-        if depth < 0 or len(elements) >= MAX_ELEMENTS:
+        if not 0 <= depth <= MAX_DEPTH or len(elements) >= MAX_ELEMENTS:
             return None
     elements.append(plain(text[start:]))
     return elements if depth == 0 and all(elements) else None

@@ -82,7 +82,7 @@ def read_system(text: str) -> dict[str, str] | None:
 def read_matrix(text: str) -> list[list[str]] | None:
     """Read a pmatrix, bmatrix or matrix as its rows; `text` is an answer as it was written."""
     match = _MATRIX.fullmatch(unwrap(text))
-    if match is None or match[2].count("&") + match[2].count("\\\\") >= MAX_CELLS:
+    if match is None or "\\begin" in match[2] or match[2].count("&") + match[2].count("\\\\") >= MAX_CELLS:
         return None
     rows = [[plain(cell) for cell in row.split("&")] for row in _ROW_END.split(match[2]) if row.strip()]
     complete = rows and all(len(row) == len(rows[0]) and all(row) for row in rows)

@@ -18,7 +18,9 @@ from typing import Any
 
 MAX_CHARACTERS = 200
 MAX_DEPTH = 10
-MAX_EXPONENT = 1000  # of nested powers the product: ((9^{9})^{9})^{9} counts 729; towers are refused
+MAX_EXPONENT = (
+    3000  # room for a year; of nested powers the product: ((9^{9})^{9})^{9} counts 729; towers are refused
+)
 MAX_EXPONENT_OF_FACTORIAL = 10
 DIGITS = 120
 PRECISION = 1e-50  # relative; the rest of the digits is for what cancels out
@@ -29,10 +31,12 @@ MAX_BITS = 130_000  # of an exact value: those of 9999!
 _FUNCTIONS = r"sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln"
 _GREEK = "alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma"
 _TOKEN = re.compile(
-    rf"""\s*(?: (?P<command>\\(?:frac|sqrt(?:\[[2-9]\])?|pi|cdot|times|div|{_FUNCTIONS}|{_GREEK})(?![A-Za-z]))
+    rf"""\s*(?: (?P<command>\\(?:frac|sqrt(?:\[[2-9]\])?|pi|cdot|times|div|{_FUNCTIONS}|{_GREEK})(?![A-Za-z_])
+        |\\log_(?:[2-9](?![0-9])|\{{[0-9]{{1,3}}\}}))
     | (?P<factorial>[0-9]{{1,4}}!(?!\s*!)) | (?P<number>[0-9]{{1,100}}(?:\.[0-9]{{1,100}})?(?![0-9.!]))
     | (?P<power>\^\s*(?:[0-9]{{1,3}}(?![0-9.!])|[A-Za-z]|\{{[^{{}}]*\}})(?!\s*[\^!]))
-    | (?P<letter>[A-Za-z]) | (?P<sign>[-+*/(){{}}]) )""",
+    | (?P<letter>[A-Za-z](?:_(?:[A-Za-z0-9](?![0-9])|\{{[A-Za-z0-9]{{1,3}}\}}))?)
+    | (?P<sign>[-+*/(){{}}]) )""",
     re.VERBOSE,
 )
 _MPMATH = ("exp", "log", "factorial", "sin", "cos", "tan", "cot", "sec", "csc", "asin", "acos", "atan")
@@ -40,6 +44,8 @@ _BARE_NAME = re.compile(rf"(?<![\\A-Za-z])(?=(?:pi|sqrt|{_FUNCTIONS})(?![A-Za-z]
 _SHORT_FRACTION = re.compile(r"\\frac\s*([0-9])\s*([0-9])")
 _BARE_ARGUMENT = re.compile(r"\\(?:frac|sqrt)(?!\s*\{|\[|[A-Za-z])|\\frac\s*\{[^{}]*\}\s*[^{\s]")
 _ROOT = re.compile(r"(\\sqrt)\s*(?:\(([^()]*)\)|([0-9a-z])(?![0-9a-z.!]))")
+_BINOMIAL = re.compile(r"\\[dt]?binom\s*\{\s*([0-9]{1,3})\s*\}\s*\{\s*([0-9]{1,3})\s*\}")
+_ABSOLUTE = re.compile(r"\|([^|i]*)\|")  # of a real number; i makes it complex
 _EXPONENT_IN_BRACKETS = re.compile(r"\^\s*\(([^(){}]*)\)")
 _EXPONENT_FRACTION = re.compile(r"\^\s*\{\s*(-?)\s*\\frac\s*\{([0-9]+)\}\s*\{([0-9]+)\}\s*\}")
 _EXPONENT = re.compile(r"(?!.*[0-9a-z]\s+[0-9])[-+*/ 0-9a-z]{1,20}")
@@ -58,6 +64,8 @@ def guard(text: str, max_characters: int = MAX_CHARACTERS) -> str | None:
         return None
     text = _BARE_NAME.sub(r"\\", text.replace("**", "^"))
     text = _ROOT.sub(lambda m: f"{m[1]}{{{m[2] or m[3]}}}", text)
+    text = _BINOMIAL.sub(lambda m: f"({math.comb(int(m[1]), int(m[2]))})", text)
+    text = _ABSOLUTE.sub(r"\\sqrt{(\1)^{2}}", text)
     text = _EXPONENT_IN_BRACKETS.sub(r"^{\1}", text)
     text = _EXPONENT_FRACTION.sub(r"^{\1\2/\3}", text)
     text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)
@@ -91,8 +99,12 @@ def guard(text: str, max_characters: int = MAX_CHARACTERS) -> str | None:
         if not 1 <= len(exponents) <= MAX_DEPTH or last > bound:
             return None
         exponents[-1] = max(exponents[-1], last)
-        if kind == "letter" and piece.isupper():
-            piece = f"{piece}_{{u}}"  # the parser folds case; an index keeps N and n apart
+        if kind == "letter":
+            name = re.sub("[_{}]", "", piece)
+            if (
+                name != piece or name.isupper()
+            ):  # the parser folds case; an index of digits keeps N and n apart
+                piece = f"{name[0]}_{{{''.join(str(100 + ord(character)) for character in name)}}}"
         # Without the sign, 2(3) and 2\frac{1}{x} would be read as sums and f(x) as a function.
         if before in _OPERANDS and (piece == "(" or piece.startswith("\\frac")):
             pieces.append("\\cdot")
