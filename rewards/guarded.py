@@ -24,10 +24,20 @@ def failure(error: BaseException) -> Score:
     while frames is not None and str(Path(frames.tb_frame.f_code.co_filename).parent) == _OURS:
         frames = frames.tb_next  # the reward's author looks for a line of his own
     inner = traceback.extract_tb(frames)[-_FRAMES:]
-    said = "".join(traceback.format_exception_only(error)).strip()
+    said = printable("".join(traceback.format_exception_only(error)).strip())
     where = f" ({Path(inner[-1].filename).name}, line {inner[-1].lineno})" if inner else ""
-    reason = f"{said.splitlines()[-1] if said else type(error).__name__:.300}{where}"
+    reason = f"{said.splitlines()[-1]:.300}{where}"
     return Score(None, reason, failed=True, trace="".join([*traceback.format_list(inner), said])[-4000:])
+
+
+def printable(text: str) -> str:
+    """`text` with what a terminal would act on escaped: an error may quote what a policy wrote."""
+    return "".join(
+        character
+        if character.isprintable() or character in "\n\t"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def timed_out(seconds: float) -> Score:

@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,9 @@ class WorkerProcess:
                 cwd=folder,
                 env={**os.environ, **added, "PYTHONPATH": path},
             )
+        except BaseException:
+            self._hang_up()
+            raise
         finally:
             os.close(requests)
             os.close(replies)
@@ -75,12 +79,11 @@ class WorkerProcess:
             while self._outbox:
                 del self._outbox[: os.write(self.requests, self._outbox)]
 
-    def receive(self) -> list[dict[str, Any]]:
-        """The replies that have come in since. Raises ValueError where it is not a worker that wrote."""
+    def receive(self) -> Iterator[dict[str, Any]]:
+        """Yield the replies that have come in since. Raises ValueError at one that no worker wrote."""
         with suppress(BlockingIOError):
             while data := os.read(self.replies, 1 << 16):
                 self._inbox += data
-        messages = []
         while len(self._inbox) >= HEADER.size:
             (size,) = HEADER.unpack(self._inbox[: HEADER.size])
             if size > _LARGEST_REPLY:
@@ -90,9 +93,8 @@ class WorkerProcess:
             message = json.loads(self._inbox[HEADER.size : HEADER.size + size])
             if not isinstance(message, dict):
                 raise ValueError(f"a reply that is {message!r:.40}")
-            messages.append(message)
             del self._inbox[: HEADER.size + size]
-        return messages
+            yield message
 
     @property
     def alive(self) -> bool:
@@ -106,9 +108,7 @@ class WorkerProcess:
 
     def close(self) -> tuple[str, str]:
         """End the worker and all that it started. Returns how it ended, in words, and a crash's traceback."""
-        self.life.close()
-        for descriptor in (self.requests, self.replies):
-            os.close(descriptor)
+        self._hang_up()
         try:
             code = self._process.wait(_CLOSE_SECONDS)
         except subprocess.TimeoutExpired:
@@ -122,3 +122,8 @@ class WorkerProcess:
             with suppress(ValueError):
                 return f"was killed by {signal.Signals(number).name}", trace
         return f"ended with exit code {code}", trace
+
+    def _hang_up(self) -> None:
+        self.life.close()
+        os.close(self.requests)
+        os.close(self.replies)

@@ -4,13 +4,15 @@ Started by `rewards.pool` as `python -m rewards.worker REQUESTS REPLIES LIFELINE
 descriptors and the memory limit in bytes. It is two processes. The keeper never runs code of a reward, so it
 is always able to act; the runner, its child, scores. Once the runner has ended or the lifeline is closed, as
 it is when the pool gives a worker up and when the trainer dies in whatever way, the keeper kills the runner
-with all processes that rewards have started, and ends.
+with all processes that rewards have started, and ends. Outside Linux it finds only those in the runner's
+group.
 
 Both ends write length-prefixed messages. Requests are pickles; replies are JSON, as nothing that a reward can
 write should be unpickled by the trainer.
 """
 
 import faulthandler
+import importlib
 import io
 import json
 import os
@@ -25,12 +27,14 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from rewards.base import Reward
-from rewards.guarded import describe, each_score, failure
+from rewards.guarded import describe, each_score, failure, printable
 from rewards.process import DIED, HEADER
 from rewards.score import Score
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _KILL_SECONDS = 5.0
+# What registered rewards import with their first completion, whose time budget it should not use up.
+_LIBRARIES = {"accuracy": "math_verify", "reasoning_gym": "reasoning_gym"}
 _REASON, _PRINTED = 500, 2000  # characters kept
 
 
@@ -179,6 +183,8 @@ class Runner:
         if key not in self._rewards:
             name, args, spec = pickle.loads(key)
             self._rewards[key] = load_reward(name, args, spec)
+            if name in _LIBRARIES:
+                importlib.import_module(_LIBRARIES[name])
         return self._rewards[key]
 
     def _fields(self, score: Score) -> dict[str, Any]:
@@ -215,7 +221,7 @@ class _Tail(io.TextIOBase):
 
     def take(self) -> str:
         kept, self._kept = self._kept.strip(), ""
-        return kept
+        return printable(kept)
 
 
 def limit_memory(limit: int) -> None:

@@ -125,6 +125,12 @@ def test_the_trace_begins_in_the_code_of_the_reward() -> None:
     assert failure(ValueError("one\ntwo")).reason == "two"
 
 
+def test_what_a_terminal_would_act_on_is_escaped() -> None:
+    score = failure(ValueError("\x1b[31m\u202eno\ud800\ttab"))
+    assert score.reason == "ValueError: \\x1b[31m\\u202eno\\ud800\ttab"
+    assert score.trace == score.reason
+
+
 def test_how_a_reward_is_called() -> None:
     class Judge:
         async def __call__(self, response: Response, example: dict[str, Any]) -> float:

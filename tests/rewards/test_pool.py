@@ -18,7 +18,7 @@ from rewards.guarded import timed_out
 ROOT = Path(__file__).parents[2]
 BOMBS = ROOT / "tests" / "support" / "bombs.py"
 BUDGET = 0.5  # seconds of a completion
-SLACK = 2.5  # seconds that a busy machine may take on top
+SLACK = 4.0  # seconds that a busy machine may take on top
 
 TEXTS = ["good", "bad", "fine"]
 LATE = timed_out(BUDGET)
@@ -104,6 +104,8 @@ TOGETHER: dict[str, Score | str] = {
     "batch_short": "returned 2 values for 3 completions",
     "async_batch_sleeps": timed_out(BUDGET * len(TEXTS)),
 }
+LINUX_ONLY = {"allocates", "hoards", "leaves_a_grandchild", "dies_with_a_grandchild"}
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="see LINUX_ONLY")
 HARMLESS = ["fine", "shouts", "forks", "leaves_a_grandchild"]
 
 
@@ -112,12 +114,16 @@ HARMLESS = ["fine", "shouts", "forks", "leaves_a_grandchild"]
 def test_a_bomb_comes_back_and_the_next_call_works(
     pool: WorkerPool, tmp_path: Path, name: str, threaded: bool
 ) -> None:
+    if name in LINUX_ONLY and sys.platform != "linux":
+        pytest.skip("this system bounds no memory, or does not find a process that has left its group")
     reward = bomb(pool, name)
     call = in_thread if threaded else lambda work: work()
-    began = time.monotonic()
-    found: list[Score] = call(lambda: scores(reward, TEXTS, tmp_path / "pids"))
-    assert time.monotonic() - began < BUDGET * (len(TEXTS) if name in TOGETHER else 1) + SLACK
     expected = (ONE_BY_ONE | TOGETHER).get(name)
+    # Where time is not what runs out, a busy machine should have enough of it.
+    seconds = BUDGET if isinstance(expected, Score) else 20.0
+    began = time.monotonic()
+    found: list[Score] = call(lambda: scores(reward, TEXTS, tmp_path / "pids", seconds))
+    assert time.monotonic() - began < BUDGET * (len(TEXTS) if name in TOGETHER else 1) + SLACK
     for text, score in zip(TEXTS, found, strict=True):
         if expected is None or (text != "bad" and name not in TOGETHER):
             assert score == ONE, (text, score)
@@ -127,10 +133,11 @@ def test_a_bomb_comes_back_and_the_next_call_works(
             assert score.value is None
             assert score.failed
             assert expected in score.reason
-    assert call(lambda: scores(reward, ["good"] * 3, tmp_path / "other")) == [ONE] * 3
-    assert call(lambda: scores(bomb(pool, "fine"), TEXTS, tmp_path / "other")) == [ONE] * 3
+    assert call(lambda: scores(reward, ["good"] * 3, tmp_path / "other", 20.0)) == [ONE] * 3
+    assert call(lambda: scores(bomb(pool, "fine"), TEXTS, tmp_path / "other", 20.0)) == [ONE] * 3
 
 
+@linux_only
 def test_memory_that_a_reward_keeps_is_not_missing_later(tmp_path: Path) -> None:
     with WorkerPool(1, memory_gib=0.25) as pool:
         reward = bomb(pool, "hoards")
@@ -148,13 +155,13 @@ def test_all_completions_of_an_async_function_that_blocks_share_its_fate(
 
 
 def test_a_failure_carries_the_traceback_and_what_was_printed(pool: WorkerPool, tmp_path: Path) -> None:
-    (score,) = scores(bomb(pool, "raises"), ["bad"], tmp_path / "pids")
+    (score,) = scores(bomb(pool, "raises"), ["bad"], tmp_path / "pids", 20.0)
     assert 'bombs.py", line' in score.trace
     assert 'raise KeyError("oops")' in score.trace
     assert "KeyError: 'oops'" in score.trace
     assert score.trace.endswith("printed: about to fail")
     assert "rewards/adapt.py" not in score.trace
-    (crash,) = scores(bomb(pool, "crashes"), ["bad"], tmp_path / "pids")
+    (crash,) = scores(bomb(pool, "crashes"), ["bad"], tmp_path / "pids", 20.0)
     assert "Segmentation fault" in crash.trace
     assert "in crashes" in crash.trace
 
@@ -162,7 +169,7 @@ def test_a_failure_carries_the_traceback_and_what_was_printed(pool: WorkerPool, 
 def test_nothing_that_a_reward_prints_is_seen(
     pool: WorkerPool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    scores(bomb(pool, "shouts"), TEXTS, tmp_path / "pids")
+    scores(bomb(pool, "shouts"), TEXTS, tmp_path / "pids", 20.0)
     assert capfd.readouterr() == ("", "")
 
 
@@ -171,7 +178,12 @@ def test_nothing_that_a_reward_prints_is_seen(
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("sleeps", 2), ("computes", 2), ("kills_its_parent", 1), ("dies_with_a_grandchild", 1)],
+    [
+        ("sleeps", 2),
+        ("computes", 2),
+        ("kills_its_parent", 1),
+        pytest.param("dies_with_a_grandchild", 1, marks=linux_only),
+    ],
 )
 def test_what_a_bomb_has_started_is_gone_when_it_comes_back(
     pool: WorkerPool, tmp_path: Path, name: str, count: int
@@ -180,9 +192,10 @@ def test_what_a_bomb_has_started_is_gone_when_it_comes_back(
     assert all_gone(tmp_path / "pids", count)
 
 
+@linux_only
 def test_what_a_reward_leaves_running_ends_with_the_pool(tmp_path: Path) -> None:
     with WorkerPool(1) as pool:
-        assert scores(bomb(pool, "leaves_a_grandchild"), ["bad"], tmp_path / "pids")[0].value == 1.0
+        assert scores(bomb(pool, "leaves_a_grandchild"), ["bad"], tmp_path / "pids", 20.0) == [ONE]
         deadline = time.monotonic() + 5
         while not (tmp_path / "pids").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -383,7 +396,7 @@ def test_code_that_fails_when_it_is_loaded_harms_nobody(
     with pytest.raises(ValueError, match=message):
         pool.reward(f"{tmp_path / 'mine.py'}:f")
     monkeypatch.undo()
-    assert scores(bomb(pool, "fine"), TEXTS, tmp_path / "pids") == [ONE] * 3
+    assert scores(bomb(pool, "fine"), TEXTS, tmp_path / "pids", 20.0) == [ONE] * 3
 
 
 def test_a_reward_that_breaks_between_two_calls_fails_for_all(tmp_path: Path) -> None:
