@@ -6,6 +6,7 @@ tries instead of an answer: several candidates, a doubt, a denial, the question 
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from rewards.base import nearest
 from rewards.collection import read_elements, read_tuple
@@ -13,7 +14,7 @@ from rewards.quantity import DOUBT, Quantity, read_quantity, read_unit, same_qua
 from rewards.relation import read_equation, read_matrix, read_range, read_ranges, read_system
 from rewards.response import Response
 from rewards.score import Score
-from rewards.symbolic import Values, factor_between, read_expression, same_values
+from rewards.symbolic import TRIALS, Values, factor_between, read_expression, same_values
 from rewards.text import fold, plain
 
 MAX_CHARACTERS = 4000
@@ -263,7 +264,7 @@ def _split_unit(side: str) -> tuple[str, frozenset[str]]:
 def _values(side: str) -> Values | None:
     number = read_quantity(side)
     if isinstance(number, Quantity) and not number.unit:
-        return read_expression(f"{number.value.numerator}/{number.value.denominator}")
+        return (number.value,) * TRIALS
     return read_expression(side)
 
 
@@ -321,6 +322,12 @@ ANSWER_TYPES: dict[str, Callable[[str], Compare | None]] = {
 }
 
 
+@lru_cache(maxsize=1024)
+def _reading(kind: str, gold: str) -> Compare | None:
+    """Read a gold answer once for all completions of its group."""
+    return ANSWER_TYPES[kind](gold) if len(gold) <= MAX_CHARACTERS else None
+
+
 def accuracy(
     response: Response, *, answer: str | int | float | None, answer_type: str | None = None
 ) -> Score:
@@ -334,7 +341,7 @@ def accuracy(
     if kind not in ANSWER_TYPES:
         raise ValueError(f"answer_type {kind!r} is not known: {nearest(kind, ANSWER_TYPES)}")
     gold = "" if answer is None else str(answer)
-    compare = ANSWER_TYPES[kind](gold) if len(gold) <= MAX_CHARACTERS else None
+    compare = _reading(kind, gold)
     if compare is None:
         return Score(None, f"the gold answer {gold!r:.80} cannot be read as {kind}")
     if response.answer is None:
