@@ -28,9 +28,20 @@ _ENVIRONMENT = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
 class WorkerProcess:
-    """One worker process and the pipes to it. `replies` and `life` are what to poll for reading."""
+    """One worker process and the pipes to it. `replies` and `life` are what to poll for reading.
+
+    `forbidden` is set in the workers themselves: a script whose own functions are its rewards is loaded there
+    as well, and would start workers that start workers. Raises ValueError where it is set.
+    """
+
+    forbidden = False
 
     def __init__(self, *, memory: int, folder: str) -> None:
+        if self.forbidden:
+            raise ValueError(
+                "a worker process cannot start workers of its own: put what starts them under "
+                "`if __name__ == '__main__':`, as the file is loaded there too"
+            )
         requests, self.requests = os.pipe()
         self.replies, replies = os.pipe()
         self.life, lifeline = socket.socketpair()

@@ -28,7 +28,7 @@ from typing import Any, NoReturn
 
 from rewards.base import Reward
 from rewards.guarded import describe, each_score, failure, printable
-from rewards.process import DIED, HEADER
+from rewards.process import DIED, HEADER, WorkerProcess
 from rewards.score import Score
 
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -147,6 +147,7 @@ class Runner:
             os.dup2(nothing, standard)
         sys.stdin, sys.stdout, sys.stderr = io.StringIO(), self._printed, self._printed
         limit_memory(memory)
+        WorkerProcess.forbidden = True
         for request in self._messages():
             self._answer(request)
 

@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue, PlainValidator
+from pydantic import BeforeValidator, Field, JsonValue
 
 from rlreason.config.base import Section
 
@@ -90,7 +90,7 @@ class RewardConfig(Section):
     gate: str | None = Field(
         default=None, min_length=1, description="reward that must give full marks for this one to count"
     )
-    clip: Annotated[Bounds, PlainValidator(_bounds, json_schema_input_type=Bounds)] = Field(
+    clip: Annotated[Bounds, BeforeValidator(_bounds, json_schema_input_type=Bounds)] = Field(
         default=None, description="bounds [low, high] of what is weighted; null = none"
     )
     seconds: float = Field(

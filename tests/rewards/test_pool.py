@@ -399,6 +399,23 @@ def test_code_that_fails_when_it_is_loaded_harms_nobody(
     assert scores(bomb(pool, "fine"), TEXTS, tmp_path / "pids", 20.0) == [ONE] * 3
 
 
+def test_a_script_that_starts_workers_when_it_is_loaded_does_not_multiply(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from rewards import WorkerPool\n"
+        "def f(response, example):\n    return 1.0\n"
+        "print(WorkerPool(1).reward('script.py:f')(completions=['a']))\n"
+    )
+    run = [sys.executable, "script.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "put what starts them under `if __name__ == '__main__':`" in done.stderr
+    script.write_text(script.read_text().replace("print", "if __name__ == '__main__':\n    print"))
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[1.0]\n"
+
+
 def test_a_reward_that_breaks_between_two_calls_fails_for_all(tmp_path: Path) -> None:
     source = tmp_path / "mine.py"
     source.write_text("def f(response, example):\n    return 1.0\n")
