@@ -1,7 +1,7 @@
 """The forms a completion may be asked to have. Parser, system prompt and training targets read them here."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -80,6 +80,9 @@ class TagSpec:
             )
         if not all(tag.strip() for tag in self.reserved) or _mixed_up(self.tags, self.reserved):
             raise ValueError(f"tags {self.tags} cannot be told apart: give some that do not overlap")
+
+    def __reduce__(self) -> tuple[type["TagSpec"], tuple[str, ...]]:
+        return type(self), astuple(self)  # a pickle says the same before and after the patterns are made
 
     @property
     def tags(self) -> tuple[str, ...]:

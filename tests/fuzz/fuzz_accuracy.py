@@ -172,7 +172,9 @@ def number(gold: Fraction) -> Oracle:
         ):
             return False  # one half in one character, repeating decimals: no opinion
         apart = re.findall(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+", text)
-        listed = LIST.search(re.sub(r"\{,\}|\\[,! ;:]", "", text))
+        # In braces or a fraction, a line break is a space.
+        blanks = r"\{,\}|\\[,! ;:]|\n" if re.search("[{/]", text) else r"\{,\}|\\[,! ;:]"
+        listed = LIST.search(re.sub(blanks, "", text))
         if "=" not in text and listed and len({Fraction(numeral) for numeral in apart}) > 1:
             return True
         if re.fullmatch(r"\s*[-\u2212\u2013]\s*[0-9.]+\s*", text) and gold > 0:

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 
@@ -159,7 +160,10 @@ def test_another_spec(spec: TagSpec) -> None:
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
 def test_a_spec_is_a_value(spec: TagSpec) -> None:
-    parse("", spec=spec)
-    for twin in (copy.deepcopy(spec), pickle.loads(pickle.dumps(spec))):
+    fresh = replace(spec)
+    before = pickle.dumps(fresh)
+    parse("", spec=fresh)
+    assert pickle.dumps(fresh) == before
+    for twin in (fresh, copy.deepcopy(fresh), pickle.loads(before)):
         assert twin == spec
         assert hash(twin) == hash(spec)
