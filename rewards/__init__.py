@@ -10,6 +10,8 @@ from typing import Any
 from rewards import accuracy, control, countdown, format, procedural
 from rewards.adapt import as_reward, load_function
 from rewards.base import Reward, nearest
+from rewards.pool import WorkerPool
+from rewards.pooled import PooledReward
 from rewards.response import Response, parse
 from rewards.rubric import Rubric, RubricScore, Term
 from rewards.score import Score
@@ -18,6 +20,7 @@ from rewards.spec import SPECS, TagSpec
 __all__ = [
     "REWARDS",
     "SPECS",
+    "PooledReward",
     "Response",
     "Reward",
     "Rubric",
@@ -25,6 +28,7 @@ __all__ = [
     "Score",
     "TagSpec",
     "Term",
+    "WorkerPool",
     "as_reward",
     "load_reward",
     "parse",
@@ -39,11 +43,14 @@ REWARDS: dict[str, Reward] = {
 }
 
 
-def load_reward(name_or_path: str, args: Mapping[str, Any] | None = None) -> Reward:
+def load_reward(
+    name_or_path: str, args: Mapping[str, Any] | None = None, spec: TagSpec | None = None
+) -> Reward:
     """Return a registered reward, or the function at "my_file.py:function" or "package.module:function".
 
-    `args` are passed to it by name in every call. Raises ValueError for a name, file, module, function or
-    argument that does not exist, with the nearest that does.
+    `args` are passed to it by name in every call; `spec` is the form of the completions, think_answer unless
+    given. Raises ValueError for a name, file, module, function or argument that does not exist, with the
+    nearest that does.
     """
     if ":" not in name_or_path:
         if name_or_path not in REWARDS:
@@ -52,5 +59,7 @@ def load_reward(name_or_path: str, args: Mapping[str, Any] | None = None) -> Rew
                 "or write my_file.py:function"
             )
         reward = REWARDS[name_or_path]
-        return reward.with_options(**args) if args else reward
-    return as_reward(load_function(name_or_path), name_or_path.rpartition(":")[2], **(args or {}))
+        reward = reward.with_options(**args) if args else reward
+    else:
+        reward = as_reward(load_function(name_or_path), name_or_path.rpartition(":")[2], **(args or {}))
+    return reward if spec is None else reward.with_spec(spec)

@@ -1,19 +1,25 @@
 """Reward functions of users and of TRL, behind the interface of our own."""
 
-import asyncio
 import importlib
 import importlib.util
 import inspect
 import math
+import os
 import sys
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rewards.base import Reward, nearest, rows
+from rewards.response import Response
 from rewards.score import Score
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+    from concurrent.futures import Future
 
 
 class _Columns(dict[str, Any]):
@@ -40,60 +46,91 @@ class FunctionReward(Reward):
 
     _given = ("completions", "prefill")
 
+    @property
+    def kind(self) -> Literal["rows", "async", "batch"]:
+        """Whether the function takes one response, takes one and is async, or takes a batch."""
+        if _BATCH & inspect.signature(self._function).parameters.keys():
+            return "batch"
+        called = getattr(type(self._function), "__call__", None)  # noqa: B004 (an object may be async)
+        is_async = inspect.iscoroutinefunction(self._function) or inspect.iscoroutinefunction(called)
+        return "async" if is_async else "rows"
+
     def scores(
         self, /, *, completions: list[Any], prefill: list[str] | None = None, **columns: Any
     ) -> list[Score]:
-        # A trainer adds arguments that are not columns; those that are lists are.
-        for name, column in columns.items():
-            if isinstance(column, list | tuple):
-                rows(name, column, len(completions))
-        parameters = inspect.signature(self._function).parameters
-        if _BATCH & parameters.keys():
-            values = self._score_batch(completions, prefill, columns, parameters)
-        else:
-            lists = {name: column for name, column in columns.items() if isinstance(column, list | tuple)}
-            examples = [
-                _Columns({name: column[row] for name, column in lists.items()})
-                for row in range(len(completions))
-            ]
-            responses = self._responses(completions, prefill)
-            values = _settle(
-                [self._function(r, e, **self._options) for r, e in zip(responses, examples, strict=True)]
-            )
-        return self._checked(values, len(completions))
+        values = self.values(completions, prefill, columns)
+        several = len(values) > 1
+        return [
+            self.score_of(value, f" for completion {row}" if several else "")
+            for row, value in enumerate(values)
+        ]
 
-    def _score_batch(
-        self,
-        completions: list[Any],
-        prefill: list[str] | None,
-        columns: dict[str, Any],
-        parameters: Mapping[str, inspect.Parameter],
+    def values(
+        self, completions: list[Any], prefill: list[str] | None, columns: Mapping[str, Any]
+    ) -> Sequence[Any]:
+        """What the function gives, awaited: one value a completion, of any kind (see `score_of`).
+
+        Raises ValueError for a missing column, and for a column or a result of a wrong length.
+        """
+        if self.kind == "batch":
+            values = settle([self._call_batch(completions, prefill, columns)])[0]
+        else:
+            asked = self.questions(completions, prefill, columns)
+            values = settle([self.call(*response_and_row) for response_and_row in asked])
+        if not hasattr(values, "__len__") or len(values) != len(completions):
+            said = f"{len(values)} values" if hasattr(values, "__len__") else f"{values!r:.80} as values"
+            raise ValueError(f"reward {self.__name__!r} returned {said} for {len(completions)} completions")
+        return values
+
+    def questions(
+        self, completions: list[Any], prefill: list[str] | None, columns: Mapping[str, Any]
+    ) -> list[tuple[Response, dict[str, Any]]]:
+        """The arguments of a function of one response, for each completion."""
+        lists = _lists(columns, len(completions))
+        responses = self._responses(completions, prefill)
+        return [
+            (response, _Columns({name: column[row] for name, column in lists.items()}))
+            for row, response in enumerate(responses)
+        ]
+
+    def call(self, response: Response, row: dict[str, Any]) -> Any:
+        """What a function of one response returns, which may be awaitable."""
+        return self._function(response, row, **self._options)
+
+    def _call_batch(
+        self, completions: list[Any], prefill: list[str] | None, columns: Mapping[str, Any]
     ) -> Any:
         self._require(columns)
+        _lists(columns, len(completions))
+        parameters = inspect.signature(self._function).parameters
         arguments = {**columns, "completions": _as_wanted(completions, parameters)}
         if prefill is not None or "prefill" in parameters:
             arguments["prefill"] = prefill
         if not self._open_ended:
             arguments = {name: value for name, value in arguments.items() if name in parameters}
-        return _settle([self._function(**{**arguments, **self._options})])[0]
+        return self._function(**{**arguments, **self._options})
 
-    def _checked(self, values: Any, count: int) -> list[Score]:
-        if not hasattr(values, "__len__") or len(values) != count:
-            size = len(values) if hasattr(values, "__len__") else repr(values)
-            raise ValueError(f"reward {self.__name__!r} returned {size} values for {count} completions")
-        scores = []
-        for row, value in enumerate(values):
-            try:
-                number = None if value is None else float(value)
-            except (TypeError, ValueError):
-                number = math.nan
-            if number is not None and not math.isfinite(number):
-                raise ValueError(
-                    f"reward {self.__name__!r} returned {value!r:.80} for completion {row}: "
-                    "return a finite number, or None to abstain"
-                )
-            scores.append(Score(number, "abstained" if number is None else f"returned {number:g}"))
-        return scores
+    def score_of(self, value: Any, where: str = "") -> Score:
+        """One value as a Score. Raises ValueError unless it is a finite number or None."""
+        try:
+            number = None if value is None else float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if number is not None and not math.isfinite(number):
+            raise ValueError(
+                f"reward {self.__name__!r} returned {value!r:.80}{where}: "
+                "return a finite number, or None to abstain"
+            )
+        return Score(number, "abstained" if number is None else f"returned {number:g}")
+
+
+def _lists(columns: Mapping[str, Any], count: int) -> dict[str, list[Any]]:
+    """The columns among the arguments: a trainer adds others that are no lists."""
+    return {
+        name: rows(name, column, count)
+        for name, column in columns.items()
+        if isinstance(column, list | tuple)
+    }
 
 
 def as_reward(function: Callable[..., Any], name: str | None = None, **options: Any) -> Reward:
@@ -103,7 +140,8 @@ def as_reward(function: Callable[..., Any], name: str | None = None, **options: 
     conversations where it is annotated as lists of dicts) or `completion_ids`, that returns a list with one
     number or None each; and `function(response: Response, example: dict) -> float | None`,
     where `example` holds the row's columns. `options` are passed to it by name. Calls raise ValueError for
-    a missing column, a wrong length, NaN or infinity. Raises ValueError for any other signature.
+    a missing column, a wrong length, NaN or infinity; in a rubric they are failed scores instead. Raises
+    ValueError for any other signature.
     """
     if isinstance(function, Reward):
         return function.with_options(**options) if options else function
@@ -118,8 +156,14 @@ def as_reward(function: Callable[..., Any], name: str | None = None, **options: 
     return FunctionReward(name, function, **options)
 
 
+# ---------------------------------------------------------------------- loading
+
+
 def load_function(path: str) -> Callable[..., Any]:
-    """Import "my_file.py:function" or "package.module:function". Raises ValueError if it is not there."""
+    """Import "my_file.py:function" or "package.module:function". Raises ValueError if it is not there.
+
+    A file may import its neighbours by name, as a script may: its folder goes to the front of `sys.path`.
+    """
     where, _, attribute = path.rpartition(":")
     module = _load_file(Path(where)) if where.endswith(".py") else _load_module(where)
     function = getattr(module, attribute, None)
@@ -129,9 +173,17 @@ def load_function(path: str) -> Callable[..., Any]:
     return function
 
 
+_FOLDERS: set[str] = set()
+"""Folders of the reward files loaded so far."""
+
+
 def _load_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ValueError(f"there is no reward file {path}: looked in {Path.cwd()}")
+    folder = str(path.resolve().parent)
+    _forget_namesakes(folder)
+    _FOLDERS.add(folder)
+    sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]
     # The absolute path keeps two files of one name apart.
     name = f"reward_file:{path.resolve()}"
     spec = importlib.util.spec_from_file_location(name, path)
@@ -139,8 +191,26 @@ def _load_file(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickle look their module up here
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
+
+
+def _forget_namesakes(folder: str) -> None:
+    """Let a file import its own neighbour `utils` where another reward file has imported one of that name."""
+    for name, module in list(sys.modules.items()):
+        origin = getattr(module, "__file__", None)
+        if "." in name or not origin:
+            continue
+        home = Path(origin).parent if Path(origin).name != "__init__.py" else Path(origin).parent.parent
+        here = Path(folder, name)
+        ours = here.with_suffix(".py").exists() or (here / "__init__.py").exists()
+        if ours and str(home) != folder and str(home) in _FOLDERS:
+            for known in [n for n in sys.modules if n == name or n.startswith(f"{name}.")]:
+                del sys.modules[known]
 
 
 def _load_module(name: str) -> ModuleType:
@@ -154,10 +224,14 @@ def _load_module(name: str) -> ModuleType:
         ) from error
 
 
-def _settle(values: list[Any]) -> list[Any]:
+# ---------------------------------------------------------------------- async functions
+
+
+def settle(values: list[Any]) -> list[Any]:
     """Return the values, those of coroutines awaited together, also where an event loop already runs."""
     if not any(inspect.isawaitable(value) for value in values):
         return values
+    import asyncio
 
     async def one(value: Any) -> Any:
         return await value if inspect.isawaitable(value) else value
@@ -165,6 +239,25 @@ def _settle(values: list[Any]) -> list[Any]:
     async def gather() -> list[Any]:
         return await asyncio.gather(*map(one, values))
 
-    # A thread of its own: asyncio.run refuses where the caller is inside a loop (a notebook, a trainer).
-    with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(lambda: asyncio.run(gather())).result()
+    return on_event_loop(gather()).result()
+
+
+def on_event_loop(work: Coroutine[Any, Any, Any]) -> "Future[Any]":
+    """Start `work` on the one event loop of all async rewards; `result()` waits for it.
+
+    The loop has a thread of its own, as the caller may be inside a loop already (a notebook, a trainer), and
+    it lives as long as the process, so that a client that a reward keeps open stays usable.
+    """
+    import asyncio
+
+    return asyncio.run_coroutine_threadsafe(work, _event_loop(os.getpid()))
+
+
+@lru_cache(maxsize=1)
+def _event_loop(process: int) -> "AbstractEventLoop":
+    """The loop of this process: a fork has the object, but not the thread."""
+    import asyncio
+
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="async rewards", daemon=True).start()
+    return loop

@@ -1,5 +1,6 @@
 """The reward interface: TRL's signature around a function that scores one response."""
 
+import copy
 import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
@@ -7,6 +8,7 @@ from typing import Any, Self
 
 from rewards.response import Response, parse
 from rewards.score import Score
+from rewards.spec import SPECS, TagSpec
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -51,6 +53,7 @@ class Reward:
     """
 
     _given: tuple[str, ...] = ("response",)  # arguments of the function that are not columns
+    _spec: TagSpec = SPECS["think_answer"]
 
     def __init__(self, name: str, score_one: Callable[..., Any], **options: Any) -> None:
         self.__name__ = name
@@ -72,7 +75,15 @@ class Reward:
 
     def with_options(self, **options: Any) -> Self:
         """Return this reward with some keyword arguments fixed. Raises ValueError for an unknown one."""
-        return type(self)(self.__name__, self._function, **{**self._options, **options})
+        changed = type(self)(self.__name__, self._function, **{**self._options, **options})
+        changed._spec = self._spec
+        return changed
+
+    def with_spec(self, spec: TagSpec) -> Self:
+        """Return this reward for completions of another form, one of `SPECS` say."""
+        changed = copy.copy(self)
+        changed._spec = spec
+        return changed
 
     def __call__(
         self, /, *, completions: list[Any], prefill: list[str] | None = None, **columns: Any
@@ -106,8 +117,10 @@ class Reward:
                     f"reward {self.__name__!r} needs the column {name!r}: {nearest(name, columns)}"
                 )
 
-    @staticmethod
-    def _responses(completions: list[Any], prefill: list[str] | None) -> list[Response]:
+    def _responses(self, completions: list[Any], prefill: list[str] | None) -> list[Response]:
         texts = [completion_text(completion) for completion in completions]
         opened = [""] * len(texts) if prefill is None else rows("prefill", prefill, len(texts))
-        return [parse(text, prefill=start or "") for text, start in zip(texts, opened, strict=True)]
+        return [
+            parse(text, prefill=start or "", spec=self._spec)
+            for text, start in zip(texts, opened, strict=True)
+        ]

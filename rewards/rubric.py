@@ -3,37 +3,52 @@
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rewards.base import Reward, nearest
+from rewards.guarded import guarded_scores
+from rewards.pooled import Call, PooledReward
 from rewards.score import Score
 
 
 @dataclass(frozen=True)
 class Term:
-    """One reward of a rubric. With a `gate`, it counts only where the term of that name has full marks."""
+    """One reward of a rubric.
+
+    With a `gate`, it counts only where the term of that name has full marks. `clip` bounds what it counts,
+    from below and above, before it is weighted. `seconds` is the time budget of a completion in the workers
+    of a pool; a reward that does not run there is not bounded.
+    """
 
     name: str
-    reward: Reward
+    reward: Reward | PooledReward
     weight: float = 1.0
     gate: str | None = None
+    clip: tuple[float, float] | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class RubricScore:
-    """The weighted total, None for an abstention, and what each reward said, by the name of its term."""
+    """The weighted total, None for an abstention, and what each reward said, by the name of its term.
+
+    `counted` holds for each term with a weight the value that was weighted: clipped, 0 behind a closed
+    gate, None for an abstention. total = sum of weight * counted.
+    """
 
     total: float | None
     parts: dict[str, Score]
+    counted: dict[str, float | None] = field(default_factory=dict)
 
 
 class Rubric:
     """total = sum of weight * value over the terms whose gate is open.
 
     A gate is open where its term's value is at least 1 and that term's own gate is open. Where a term that
-    counts abstains, or a gate does, the total abstains; terms of weight 0 are only reported. Raises
-    ValueError for a name given twice, a weight that is not finite, and a gate that is unknown or circular.
+    counts abstains, or a gate does, the total abstains; terms of weight 0 are only reported. A time-out
+    counts as 0, or where the term has a clip as the worse end of it. Raises ValueError for a name given
+    twice, a weight or clip that is not finite, and a gate that is unknown or circular.
     """
 
     def __init__(self, terms: Sequence[Term]) -> None:
@@ -44,6 +59,10 @@ class Rubric:
         for term in terms:
             if not math.isfinite(term.weight):
                 raise ValueError(f"the weight of {term.name!r} is {term.weight}: give a finite number")
+            if term.clip is not None and not -math.inf < term.clip[0] < term.clip[1] < math.inf:
+                raise ValueError(
+                    f"the clip of {term.name!r} is {term.clip}: give two finite numbers, the lower one first"
+                )
             seen = [term.name]
             while (gate := self.terms[seen[-1]].gate) is not None:
                 if gate not in self.terms:
@@ -61,26 +80,44 @@ class Rubric:
         prefill: list[str] | None = None,
         columns: Mapping[str, Any] | None = None,
     ) -> list[RubricScore]:
-        """Score completions, all of a step at once if that suits; arguments as in `Reward.__call__`."""
-        scores = {
-            name: term.reward.scores(completions=completions, prefill=prefill, **(columns or {}))
-            for name, term in self.terms.items()
-        }
-        rows = [{name: column[row] for name, column in scores.items()} for row in range(len(completions))]
-        return [RubricScore(self._total(parts), parts) for parts in rows]
+        """Score completions, all of a step at once if that suits; arguments as in `Reward.__call__`.
 
-    def _total(self, parts: dict[str, Score]) -> float | None:
-        total = 0.0
+        Errors inside a reward are failed scores. Raises ValueError for a missing column or a wrong length.
+        """
+        scores: dict[str, list[Score]] = {}
+        calls: dict[str, Call] = {}
         for name, term in self.terms.items():
-            if term.weight == 0:
-                continue
-            opened = self._opened(term.gate, parts)
-            value = parts[name].value
-            if opened is None or (opened and value is None):
-                return None
-            if opened and value is not None:
-                total += term.weight * value
-        return total
+            if isinstance(term.reward, PooledReward):
+                calls[name] = term.reward.begin(completions, prefill, columns or {}, seconds=term.seconds)
+            else:
+                scores[name] = guarded_scores(
+                    term.reward, completions=completions, prefill=prefill, columns=columns or {}
+                )
+        for pool in dict.fromkeys(call.reward.pool for call in calls.values()):
+            pool.run([call for call in calls.values() if call.reward.pool is pool])
+        scores |= {name: call.result() for name, call in calls.items()}
+        rows = [{name: scores[name][row] for name in self.terms} for row in range(len(completions))]
+        return [self._add_up(parts) for parts in rows]
+
+    def _add_up(self, parts: dict[str, Score]) -> RubricScore:
+        counted = {name: self._counted(term, parts) for name, term in self.terms.items() if term.weight != 0}
+        total: float | None = 0.0
+        for name, value in counted.items():
+            total = None if total is None or value is None else total + self.terms[name].weight * value
+        return RubricScore(total, parts, counted)
+
+    def _counted(self, term: Term, parts: dict[str, Score]) -> float | None:
+        opened, score = self._opened(term.gate, parts), parts[term.name]
+        if opened is False:
+            return 0.0
+        if opened is None or score.value is None:
+            return None
+        if term.clip is None:
+            return score.value
+        low, high = term.clip
+        if score.failed:  # no value is known: the completion must not gain by that
+            return low if term.weight > 0 else high
+        return min(max(score.value, low), high)
 
     def _opened(self, gate: str | None, parts: dict[str, Score]) -> bool | None:
         """Whether a gate is open; None where that cannot be told because a gate abstains."""

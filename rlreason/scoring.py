@@ -1,10 +1,14 @@
 """The rubric of a config, applied to examples: one scorer for training and for evaluation."""
 
+import os
 from collections.abc import Sequence
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from rewards import SPECS, Rubric, RubricScore, Score, Term, load_reward
+from rewards import SPECS, PooledReward, Rubric, RubricScore, Score, TagSpec, Term, WorkerPool
+from rewards.pool import cores
 from rlreason.config import RunConfig
+from rlreason.config.data import RewardConfig
 from rlreason.errors import UserError
 from rlreason.tasks import TaskData
 from rlreason.types import Example
@@ -15,22 +19,55 @@ _RESERVED = frozenset({"completions", "completion_ids", "prompts", "prefill", "a
 
 
 class Scorer:
-    """Scores completions by the rubric, and by what is observed at weight 0: `eval.reward` and the format."""
+    """Scores completions by the rubric, and by what is observed at weight 0: `eval.reward` and the format.
+
+    It has a pool of worker processes; those that were needed end with `close`, or with this process.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         self.main = config.eval.reward
         self._answer_type = config.task.answer_type
-        terms = []
-        for name, term in config.rewards.items():
-            terms.append(Term(name, _load(name, term.args), term.weight, term.gate))
-        for name in dict.fromkeys((self.main, FORMAT)):
-            if name not in config.rewards:
-                terms.append(Term(name, _load(name, {}), 0.0, None))
+        self._pool = WorkerPool(_workers())
+        observed = RewardConfig(weight=0.0)
+        self._settings = {self.main: observed, FORMAT: observed, **config.rewards}
+        spec = SPECS[config.prompt.format]
+        # In the order of the config, which is that of the reports.
+        names = dict.fromkeys((*config.rewards, self.main, FORMAT))
+        terms = {name: self._term(name, self._settings[name], spec) for name in names}
         try:
-            self._rubric = Rubric(terms)
-            self._golds = Rubric([Term(self.main, _named(terms, self.main).reward)])
+            self._rubric = Rubric(list(terms.values()))
+            main = terms[self.main]
+            self._golds = Rubric([Term(self.main, main.reward, seconds=main.seconds)])
         except ValueError as error:  # gates that form a circle
             raise UserError(f"rewards: {error}") from error
+
+    def _term(self, name: str, settings: RewardConfig, spec: TagSpec) -> Term:
+        try:
+            reward = self._pool.reward(name, settings.args, spec)
+        except (ValueError, ImportError) as error:
+            raise UserError(f"rewards.{name}: {error}") from error
+        return Term(name, reward, settings.weight, settings.gate, settings.clip, settings.seconds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the worker processes."""
+        self._pool.close()
+
+    def isolated(self) -> dict[str, float]:
+        """The rewards that are scored in worker processes alone, with their budgets in seconds."""
+        rewards = {name: term.reward for name, term in self._rubric.terms.items()}
+        return {
+            name: self._settings[name].seconds
+            for name, reward in rewards.items()
+            if isinstance(reward, PooledReward) and reward.isolated
+        }
 
     def score(
         self,
@@ -39,7 +76,10 @@ class Scorer:
         prefills: Sequence[str],
         completion_ids: Sequence[list[int]],
     ) -> list[RubricScore]:
-        """One RubricScore a completion. Raises UserError if a reward lacks a column or breaks its word."""
+        """One RubricScore a completion. Raises UserError if a reward lacks a column.
+
+        Errors and time-outs of a reward are failed scores; `check` says when they are too many.
+        """
         columns = {**self._columns(examples), "completion_ids": list(completion_ids)}
         try:
             return self._rubric.score(list(completions), prefill=list(prefills), columns=columns)
@@ -52,7 +92,19 @@ class Scorer:
             scores = self._golds.score(list(completions), columns=self._columns(examples))
         except ValueError as error:
             raise UserError(f"eval.reward: {error}") from error
+        self.check(scores)
         return [score.parts[self.main] for score in scores]
+
+    def check(self, scores: Sequence[RubricScore]) -> None:
+        """Raise UserError if a reward has failed on a larger share of completions than its max_errors."""
+        for name, failed in failures(scores).items():
+            allowed = self._settings[name].max_errors
+            if len(failed) / len(scores) > allowed:
+                raise UserError(
+                    f"rewards.{name}: scoring failed on {len(failed)} of {len(scores)} completions, more "
+                    f"than the share of max_errors = {allowed:g}. Correct the reward, or allow more. The "
+                    f"first failure: {failed[0].reason}\n{failed[0].trace}".rstrip()
+                )
 
     def _columns(self, examples: Sequence[Example]) -> dict[str, list[Any]]:
         names = {name for example in examples for name in example.metadata} - _RESERVED
@@ -68,16 +120,19 @@ class Scorer:
         return columns
 
 
-def _named(terms: Sequence[Term], name: str) -> Term:
-    return next(term for term in terms if term.name == name)
+def failures(scores: Sequence[RubricScore]) -> dict[str, list[Score]]:
+    """The failed scores of each reward that has any."""
+    found: dict[str, list[Score]] = {}
+    for score in scores:
+        for name, part in score.parts.items():
+            if part.failed:
+                found.setdefault(name, []).append(part)
+    return found
 
 
-def _load(name: str, args: dict[str, Any]) -> Any:
-    try:
-        reward = load_reward(name)
-        return reward.with_options(**args) if args else reward
-    except (ValueError, ImportError) as error:
-        raise UserError(f"rewards.{name}: {error}") from error
+def _workers() -> int:
+    """Worker processes for this process: its share of the cores, where a launcher has started several."""
+    return max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def unreadable_golds(
@@ -106,8 +161,10 @@ def readable(config: RunConfig, scorer: Scorer, data: TaskData) -> tuple[TaskDat
     spec = SPECS[config.prompt.format]
     # Every reward once, on two rows: a missing column or a broken function shows here, not in step 1.
     trial = data.train[:2]
-    scorer.score(
-        trial, [_gold_completion(spec, e.answer) for e in trial], [""] * len(trial), [[0]] * len(trial)
+    scorer.check(
+        scorer.score(
+            trial, [_gold_completion(spec, e.answer) for e in trial], [""] * len(trial), [[0]] * len(trial)
+        )
     )
     kept: dict[str, list[Any]] = {}
     bad_total, total, shown = 0, 0, []
@@ -128,8 +185,8 @@ def readable(config: RunConfig, scorer: Scorer, data: TaskData) -> tuple[TaskDat
     return TaskData(kept["train"], kept["held_out"], data.report), f"left out: {summary}"
 
 
-def _gold_completion(spec: Any, answer: str) -> str:
+def _gold_completion(spec: TagSpec, answer: str) -> str:
     try:
-        return str(spec.render("The known right answer.", answer))
-    except ValueError:  # a gold answer that is blank or holds a tag: no completion can give it
+        return spec.render("The known right answer.", answer)
+    except ValueError:  # a gold answer that is blank or does not fit the form: no completion can give it
         return ""

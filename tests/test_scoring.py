@@ -48,6 +48,18 @@ def test_the_prefill_is_scored_with_the_completion() -> None:
     assert bare.parts["think_format"].value == 0.0
 
 
+@pytest.mark.parametrize("form", SPECS)
+def test_the_form_of_the_prompt_is_the_form_that_is_scored(form: str) -> None:
+    marker = scorer(prompt={"format": form})
+    scores = marker.score(
+        [asked("5")] * 4, [spec.render("so", "5") for spec in SPECS.values()], [""] * 4, [[0]] * 4
+    )
+    kept = [name for name, score in zip(SPECS, scores, strict=True) if score.parts["think_format"].value == 1]
+    # Behind the reasoning, all forms are free text; in each of the others only the form itself is kept.
+    assert kept == (list(SPECS) if form == "think_text" else [form])
+    assert scores[list(SPECS).index(form)].total == 1.0
+
+
 def test_an_example_may_name_its_own_answer_type() -> None:
     marker = scorer(task={"answer_type": "exact"})
     examples = [asked("1/2"), asked("1/2", answer_type="math")]
@@ -65,6 +77,14 @@ def wants(completions, absent, **others):
 
 def short(completions, **others):
     return [0.0]
+
+def broken(response, example):
+    raise KeyError("oops")
+
+def slow(response, example):
+    import time
+    time.sleep(60 if response.text == "slow" else 0)
+    return 1.0
 """
 
 
@@ -90,9 +110,57 @@ def test_a_missing_column_is_a_user_error_that_names_it(tmp_path: Path) -> None:
         scorer(own(tmp_path, "wants")).score([asked("5")], ["x"], [""], [[0]])
 
 
-def test_a_reward_that_returns_too_few_values_is_a_user_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"rewards: .*short"):
-        scorer(own(tmp_path, "short")).score([asked("5")] * 2, ["x", "y"], ["", ""], [[0]] * 2)
+def test_a_reward_that_breaks_its_word_fails_and_is_refused_where_it_fails_too_often(tmp_path: Path) -> None:
+    name = own(tmp_path, "short")
+    marker = scorer({name: {"max_errors": 0.5}})
+    (first, second) = marker.score([asked("5")] * 2, ["x", "y"], ["", ""], [[0]] * 2)
+    assert (first.total, second.total) == (None, None)
+    assert first.parts[name].failed
+    with pytest.raises(UserError) as error:
+        marker.check([first, second])
+    said = str(error.value)
+    assert said.startswith(f"rewards.{name}: scoring failed on 2 of 2 completions")
+    assert "max_errors = 0.5" in said
+    assert "'short' returned 1 values for 2 completions" in said
+    fine = marker.score([asked("5")], ["x"], [""], [[0]])  # one value for one completion
+    marker.check([first, *fine])  # half of them is allowed
+
+
+def test_an_error_is_refused_with_its_traceback(tmp_path: Path) -> None:
+    marker = scorer(own(tmp_path, "broken"))
+    scores = marker.score([asked("5")], ["x"], [""], [[0]])
+    with pytest.raises(UserError) as error:
+        marker.check(scores)
+    assert "KeyError: 'oops' (own.py, line" in str(error.value)
+    assert 'raise KeyError("oops")' in str(error.value)
+
+
+def test_a_time_out_earns_nothing_and_counts_as_a_failure(tmp_path: Path) -> None:
+    name = own(tmp_path, "slow")
+    marker = scorer({name: {"seconds": 0.3}})
+    late, quick = marker.score([asked("5")] * 2, ["slow", "y"], ["", ""], [[0]] * 2)
+    assert (late.total, quick.total) == (0.0, 1.0)
+    assert late.parts[name].reason == "no value within 0.3 s"
+    with pytest.raises(UserError, match=r"1 of 2 completions.*no value within 0.3 s"):
+        marker.check([late, quick])
+
+
+def test_what_is_weighted_is_clipped(tmp_path: Path) -> None:
+    name = own(tmp_path, "counts")
+    marker = scorer({name: {"weight": 2.0, "clip": [0, 2]}})
+    examples = [asked("5", note="abc"), asked("5", note="a")]
+    assert totals(marker, examples, ["x", "y"]) == [4.0, 2.0]  # 2 * min(3, 2), 2 * 1
+
+
+def test_the_rewards_in_worker_processes_are_named_with_their_budgets(tmp_path: Path) -> None:
+    name = own(tmp_path, "counts")
+    assert scorer({"accuracy": 1.0, name: {"seconds": 3}}).isolated() == {name: 3.0}
+
+
+def test_the_workers_end_with_the_scorer(tmp_path: Path) -> None:
+    with scorer(own(tmp_path, "counts")) as marker:
+        assert marker._pool._team
+    assert not marker._pool._team
 
 
 @pytest.mark.parametrize(

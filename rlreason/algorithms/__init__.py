@@ -7,6 +7,8 @@ Nothing here logs, communicates or reads a config. Shape letters, used as suffix
 from rlreason.algorithms.advantages import (
     AdvantageScale,
     Baseline,
+    decoupled_rewards,
+    gdpo_advantages,
     group_advantages,
     informative,
     overlong_penalty,
@@ -33,6 +35,8 @@ __all__ = [
     "PolicyLossInput",
     "PolicyLossOutput",
     "RatioLevel",
+    "decoupled_rewards",
+    "gdpo_advantages",
     "group_advantages",
     "informative",
     "kl_estimate",

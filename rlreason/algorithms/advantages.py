@@ -13,6 +13,8 @@ from torch import Tensor
 Baseline = Literal["mean", "leave_one_out"]
 AdvantageScale = Literal["none", "group", "batch"]
 
+_CANCELLED = 1e-6  # a smaller sum of normalised rewards, which are of size 1, is the rounding of float32
+
 
 class _GroupStatistics(NamedTuple):
     """Statistics of each row's group over its scored rows, (B,) each, in float64."""
@@ -62,6 +64,45 @@ def group_advantages(
     # Exactly 0 without spread: a rounding error of the mean, divided by eps alone, would be a signal.
     advantages_B = torch.where(group.spread_B & ~rewards_B.isnan(), advantages_B, 0.0)
     return advantages_B.to(torch.promote_types(rewards_B.dtype, torch.float32))
+
+
+def decoupled_rewards(values_BK: Tensor, group_B: Tensor, *, weights_K: Tensor, eps: float = 1e-4) -> Tensor:
+    """Return the weighted sum of rewards that were each normalised in its group, (B,), in float64.
+
+    Steps one and two of GDPO (arXiv 2601.05242): sum over k of w_k (r_k - mean_k) / (std_k + eps), mean and
+    unbiased deviation being those of the row's group. A reward without spread in a group adds exactly 0
+    there. A row that holds a NaN is an abstention: it has no part in any statistic, and its sum is NaN.
+
+    Raises ValueError for mismatched shapes or infinite values.
+    """
+    if values_BK.dim() != 2 or weights_K.shape != values_BK.shape[1:]:
+        shapes = f"{tuple(values_BK.shape)} and {tuple(weights_K.shape)}"
+        raise ValueError(f"values must be (B, K) and weights (K,), got {shapes}")
+    abstained_B = values_BK.isnan().any(dim=1)
+    total_B = torch.zeros(len(values_BK), dtype=torch.float64, device=values_BK.device)
+    for values_B, weight in zip(values_BK.unbind(1), weights_K.double(), strict=True):
+        scored_B = values_B.double().masked_fill(abstained_B, torch.nan)
+        total_B += weight * group_advantages(scored_B, group_B, scale="group", eps=eps)
+    # Rewards that cancel out leave a rounding error, which would pass for a signal.
+    total_B = torch.where(total_B.abs() < _CANCELLED, 0.0, total_B)
+    return total_B.masked_fill(abstained_B, torch.nan)
+
+
+def gdpo_advantages(values_BK: Tensor, group_B: Tensor, *, weights_K: Tensor, eps: float = 1e-4) -> Tensor:
+    """Return the advantages of GDPO, (B,), in the dtype of the values but float32 at least.
+
+    GDPO (arXiv 2601.05242) compares each reward on its own, so that rewards of different size or rarity do
+    not drown each other, and then scales the sums to a deviation of 1: step three divides `decoupled_rewards`
+    by their unbiased deviation over the batch plus `eps`. Their mean, which the paper subtracts, is 0 by
+    construction. TRL calls it `normalize_then_sum`. An abstention has advantage 0.
+
+    Raises ValueError as `decoupled_rewards` does.
+    """
+    summed_B = decoupled_rewards(values_BK, group_B, weights_K=weights_K, eps=eps)
+    scored = summed_B[~summed_B.isnan()]
+    if scored.numel() > 1:
+        summed_B = summed_B / (scored.std() + eps)
+    return summed_B.nan_to_num(0.0).to(torch.promote_types(values_BK.dtype, torch.float32))
 
 
 def informative(rewards_B: Tensor, group_B: Tensor) -> Tensor:

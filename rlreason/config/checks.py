@@ -224,11 +224,36 @@ def _loss(config: "RunConfig") -> Iterator[Mistake]:
             "loss by an unbounded ratio; set grpo.dual_clip to null",
             ("grpo.dual_clip", "grpo.loss"),
         )
+    if grpo.combine == "gdpo":
+        yield from _gdpo(config)
     if grpo.overlong_buffer >= config.rollout.max_new_tokens:
         yield Mistake(
             f"grpo.overlong_buffer: {grpo.overlong_buffer} is not below rollout.max_new_tokens = "
             f"{config.rollout.max_new_tokens}; lower it (0 = off)",
             ("grpo.overlong_buffer", "rollout.max_new_tokens"),
+        )
+
+
+def _gdpo(config: "RunConfig") -> Iterator[Mistake]:
+    """What belongs to the other way of combining rewards."""
+    grpo = config.grpo
+    if grpo.advantage_scale != "none":
+        yield Mistake(
+            f"grpo.advantage_scale: {grpo.advantage_scale} cannot be used with grpo.combine = gdpo, which "
+            "divides by the deviations of group and batch in its own way; set it to none",
+            ("grpo.advantage_scale", "grpo.combine"),
+        )
+    if grpo.baseline != "mean":
+        yield Mistake(
+            f"grpo.baseline: {grpo.baseline} cannot be used with grpo.combine = gdpo, which subtracts the "
+            "mean of the group; set it to mean",
+            ("grpo.baseline", "grpo.combine"),
+        )
+    if grpo.kl.coef and grpo.kl.where == "reward":
+        yield Mistake(
+            "grpo.kl.where: reward cannot be used with grpo.combine = gdpo, which would scale the penalty as "
+            "it scales a reward; set grpo.kl.where to loss",
+            ("grpo.kl.where", "grpo.kl.coef", "grpo.combine"),
         )
 
 

@@ -1,8 +1,9 @@
 """The sections `task`, `prompt` and `rewards`: the questions, how they are asked, what an answer earns."""
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import BeforeValidator, Field, JsonValue
 
 from rlreason.config.base import Section
 
@@ -44,7 +45,7 @@ class TaskConfig(Section):
     columns: ColumnsConfig = Field(
         default_factory=ColumnsConfig, description="names of the columns of a file or data set"
     )
-    answer_type: Literal["math", "number", "choice", "exact"] | None = Field(
+    answer_type: Literal["math", "number", "choice", "exact", "set"] | None = Field(
         default=None, description="how accuracy compares answers; null = as the gold answer suggests"
     )
     train_size: int = Field(default=2000, ge=1, description="questions to generate, or at most to read")
@@ -56,8 +57,9 @@ class TaskConfig(Section):
 class PromptConfig(Section):
     """How a question is put to the model."""
 
-    format: Literal["think_answer"] = Field(
-        default="think_answer", description="form of a completion: <think>...</think><answer>...</answer>"
+    format: Literal["think_answer", "think_text", "think_boxed", "think_hash"] = Field(
+        default="think_answer",
+        description="form of the answer behind <think>...</think>: tags, all the text, a box, a line ####",
     )
     system: str | None = Field(
         default="auto", description="auto = made from the format; null = none; or your own system prompt"
@@ -67,12 +69,38 @@ class PromptConfig(Section):
     )
 
 
+def _bounds(value: object) -> object:
+    """Accept null or [low, high]. Each entry of a pydantic tuple would have its own error."""
+    if value is None:
+        return None
+    if isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_number, value)):
+        low, high = map(float, value)
+        if -math.inf < low < high < math.inf:
+            return (low, high)
+    raise ValueError("give two numbers, the lower one first, such as [-1, 1]")
+
+
+Bounds = tuple[float, float] | None
+
+
 class RewardConfig(Section):
     """One term of the rubric: total = sum of weight * value over the terms whose gate is open."""
 
     weight: float = Field(default=1.0, description="factor of this reward; 0 = record it, count nothing")
     gate: str | None = Field(
         default=None, min_length=1, description="reward that must give full marks for this one to count"
+    )
+    clip: Annotated[Bounds, BeforeValidator(_bounds, json_schema_input_type=Bounds)] = Field(
+        default=None, description="bounds [low, high] of what is weighted; null = none"
+    )
+    seconds: float = Field(
+        default=10.0, gt=0, description="longest time for a completion in a worker process; then it earns 0"
+    )
+    max_errors: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of a step's completions on which it may fail before the run stops",
     )
     args: dict[str, JsonValue] = Field(default={}, description="arguments that the reward takes, by name")
 

@@ -57,9 +57,10 @@ def field_table() -> str:
             lines += ["", f"{row.key}: {row.help}"]
             continue
         holds = "; ".join(part for part in (row.type, _default_in_words(row.default)) if part)
-        text = [*textwrap.wrap(row.help, WIDTH - indent), f"[{holds}]"]
-        if len(text[-2]) + 2 + len(text[-1]) <= WIDTH - indent:
-            text[-2:] = ["  ".join(text[-2:])]
+        text, kind = (textwrap.wrap(part, WIDTH - indent) for part in (row.help, f"[{holds}]"))
+        if len(kind) == 1 and len(text[-1]) + 2 + len(kind[0]) <= WIDTH - indent:
+            text[-1] += f"  {kind.pop()}"
+        text += kind
         lines += [f"  {row.key}".ljust(indent) + text[0], *(" " * indent + line for line in text[1:])]
     return "\n".join(lines) + "\n"
 

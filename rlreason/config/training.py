@@ -182,6 +182,10 @@ class GrpoConfig(Section):
         default="none",
         description="divide advantages by the standard deviation of the group, the batch, or not",
     )
+    combine: Literal["sum", "gdpo"] = Field(
+        default="sum",
+        description="compare the sums of the rewards, or normalise each reward in its group first (GDPO)",
+    )
     baseline: Literal["mean", "leave_one_out"] = Field(
         default="mean", description="subtract the group's mean reward, or that of the others (RLOO)"
     )

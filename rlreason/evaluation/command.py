@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -37,7 +38,12 @@ def model_path(model_or_run: str) -> str:
 def evaluate_command(model_or_run: str, config: RunConfig) -> None:
     """Evaluate and print the numbers, then as one line of JSON. Raises UserError for unusable input."""
     path = model_path(model_or_run)
-    scorer = Scorer(config)
+    with Scorer(config) as scorer:
+        summary = _evaluate(path, config, scorer)
+    print(json.dumps(summary))
+
+
+def _evaluate(path: str, config: RunConfig, scorer: Scorer) -> dict[str, Any]:
     data = load_tasks(config.task, seed=config.seed, eval_questions=config.eval.questions)
     data, left_out = readable(config, scorer, data)
     if config.threads is not None:
@@ -56,4 +62,4 @@ def evaluate_command(model_or_run: str, config: RunConfig) -> None:
         view.note(f"{path}: {len(prompts)} held-out questions ({too_long} too long), sampler {engine_name}")
         evaluation = Evaluator(config, scorer, renderer, prompts).run(engine, policy.eos_ids)
         view.evaluation(str(path), evaluation.summary)
-    print(json.dumps(evaluation.summary))
+    return evaluation.summary

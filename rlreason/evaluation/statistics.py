@@ -16,15 +16,16 @@ _RESAMPLES = 4000
 
 @dataclass(frozen=True)
 class Answered:
-    """One evaluated completion."""
+    """One evaluated completion. `correct` is None where it could not be marked; `failed` if by an error."""
 
-    correct: float
+    correct: float | None
     well_formed: bool
     derives: bool
     truncated: bool
     tokens: int
     answer: str | None
     text: str
+    failed: bool = False
 
 
 def summarize(answered_QK: Sequence[Sequence[Answered]], *, pass_at: Sequence[int]) -> dict[str, Any]:
@@ -35,34 +36,44 @@ def summarize(answered_QK: Sequence[Sequence[Answered]], *, pass_at: Sequence[in
     no spread between questions it is the Wilson interval, which has a width where the bootstrap has none.
     `pass_at` is the unbiased estimator of arXiv 2107.03374, eq. 1; `maj_at` counts a question right if the
     most frequent answer is (ties go to the answer given first).
+
+    A completion that has no mark is left out of accuracy, pass@k and maj@k, and a question with too few marks
+    as well; `n` counts the questions with a mark. `abstained` and `failed` are the shares of completions
+    on which the marking reward abstained, and on which it failed. A number that nothing is left for is None.
     """
     if not answered_QK or not all(answered_QK):
         raise ValueError("an evaluation needs at least one completion of each question")
-    means_Q = [_mean([a.correct for a in group]) for group in answered_QK]
+    marks_QK = [[a.correct for a in group if a.correct is not None] for group in answered_QK]
+    means_Q = [_mean(marks) for marks in marks_QK if marks]
     flat = [a for group in answered_QK for a in group]
-    formed = [a for a in flat if a.well_formed]
+    formed = [a.correct for a in flat if a.well_formed and a.correct is not None]
     samples = len(answered_QK[0])
     return {
-        "accuracy": _mean(means_Q),
-        "ci95": list(mean_interval(means_Q)),
+        "accuracy": _mean(means_Q) if means_Q else None,
+        "ci95": list(mean_interval(means_Q)) if means_Q else None,
         "n": len(means_Q),
         "samples": samples,
         "format": _mean([float(a.well_formed) for a in flat]),
-        "accuracy_given_format": _mean([a.correct for a in formed]) if formed else None,
+        "accuracy_given_format": _mean(formed) if formed else None,
         "derives": _mean([float(a.derives) for a in flat]),
         "truncated": _mean([float(a.truncated) for a in flat]),
         "tokens": _mean([float(a.tokens) for a in flat]),
-        "pass_at": {
-            str(k): _mean([pass_at_k(len(g), sum(a.correct >= 1 for a in g), k) for g in answered_QK])
-            for k in pass_at
-        },
-        "maj_at": {str(samples): _mean([_majority(group) for group in answered_QK])},
+        "abstained": _mean([float(a.correct is None and not a.failed) for a in flat]),
+        "failed": _mean([float(a.failed) for a in flat]),
+        "pass_at": {str(k): _pass_at(marks_QK, k) for k in pass_at},
+        "maj_at": {str(samples): _maj_at(answered_QK)},
     }
 
 
-def gain(before_Q: Sequence[float], after_Q: Sequence[float]) -> dict[str, Any]:
-    """The mean paired difference over the same questions, with its interval by bootstrap over questions."""
-    differences = [b - a for a, b in zip(before_Q, after_Q, strict=True)]
+def gain(before_Q: Sequence[float | None], after_Q: Sequence[float | None]) -> dict[str, Any]:
+    """The mean paired difference over the same questions, with its interval by bootstrap over questions.
+
+    Questions that have no mark (None) in one of the two are left out; with none left, there is no gain.
+    """
+    pairs = zip(before_Q, after_Q, strict=True)
+    differences = [b - a for a, b in pairs if a is not None and b is not None]
+    if not differences:
+        return {"value": None, "ci95": None, "n": 0}
     low, high = _bootstrap(differences)
     return {"value": _mean(differences), "ci95": [low, high], "n": len(differences)}
 
@@ -99,6 +110,18 @@ def _bootstrap(values: Sequence[float]) -> tuple[float, float]:
     return means[int(0.025 * _RESAMPLES)], means[int(0.975 * _RESAMPLES) - 1]
 
 
+def _pass_at(marks_QK: Sequence[Sequence[float]], k: int) -> float | None:
+    enough = [marks for marks in marks_QK if len(marks) >= k]
+    shares = [pass_at_k(len(marks), sum(mark >= 1 for mark in marks), k) for marks in enough]
+    return _mean(shares) if shares else None
+
+
+def _maj_at(answered_QK: Sequence[Sequence[Answered]]) -> float | None:
+    marked = [[a for a in group if a.correct is not None] for group in answered_QK]
+    marks = [_majority(group) for group in marked if group]
+    return _mean(marks) if marks else None
+
+
 def _majority(group: Sequence[Answered]) -> float:
     counts: dict[str, int] = {}
     for answered in group:
@@ -107,7 +130,7 @@ def _majority(group: Sequence[Answered]) -> float:
     if not counts:
         return 0.0
     winner = max(counts, key=lambda answer: counts[answer])  # max keeps the first of equals
-    return next(a.correct for a in group if a.answer == winner)
+    return next(a.correct or 0.0 for a in group if a.answer == winner)
 
 
 def _mean(values: Sequence[float]) -> float:

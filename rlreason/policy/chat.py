@@ -43,7 +43,7 @@ class Renderer:
 
     @staticmethod
     def tags(prompt_format: str) -> tuple[str, ...]:
-        """The tags of a format, for tokenizers that are made to hold them."""
+        """What a format sets its parts off with, for tokenizers that are made to hold it."""
         return SPECS[prompt_format].tags
 
     def messages(self, example: Example) -> list[Message]:
@@ -69,7 +69,7 @@ class Renderer:
                 "in the questions"
             ) from error
         ids = self._encode(text)
-        return RenderedPrompt(example, ids, self._prefill(text))
+        return RenderedPrompt(example, ids, self._prefill(example, text))
 
     def _encode(self, text: str) -> list[int]:
         """Encode template output: the template wrote every special token, so the tokenizer adds none.
@@ -82,11 +82,17 @@ class Renderer:
             raise UserError(f"the chat template writes the BOS token {self.tokenizer.bos_token!r} twice")
         return ids
 
-    def _prefill(self, text: str) -> str:
-        """What follows the last opening think tag, if the template ends by opening one."""
+    def _prefill(self, example: Example, text: str) -> str:
+        """The opening think tag that the template wrote at the end of a prompt, and the blanks behind it."""
         opener = self.spec.think_open
         stripped = text.rstrip()
-        return text[len(stripped) - len(opener) :] if stripped.endswith(opener) else ""
+        if not stripped.endswith(opener):
+            return ""
+        # A template that marks no turns ends with the question, which may end with the tag.
+        asked = self.tokenizer.apply_chat_template(
+            self.messages(example), add_generation_prompt=False, tokenize=False
+        )
+        return "" if asked.rstrip().endswith(opener) else text[len(stripped) - len(opener) :]
 
     def completion_ids(self, prompt: RenderedPrompt, text: str) -> list[int]:
         """Encode a written completion for supervised training: what the template has not opened, and EOS."""

@@ -31,6 +31,7 @@ NUMBERS = {
     "lr": "rate",
     "clipped": "clipped",
     "truncated": "cut off",
+    "failed": "failed",
     "sampler_gap": "sampler gap",
 }
 NEXT_TO_NOTHING = 0.005  # parts that would read "0%" are left out
@@ -118,6 +119,7 @@ class StagePanel:
         # A stage without rewards (imitation) is followed by its loss.
         trends = trends or [name for name in ("loss",) if _known(self._history[name])]
         names = [name for name in NUMBERS if self._last.get(name) is not None and name not in trends]
+        names = [name for name in names if name != "failed" or self._last[name]]
         spaced: list[RenderableType] = [Text(""), self._number_table(names, width)] if names else []
         return [self._trend_table(trends, width - 40), *spaced]
 

@@ -16,6 +16,7 @@ _COLUMNS = {
     "format": ("format", 6),
     "length": ("length", 6),
     "informative": ("inform.", 7),
+    "failed": ("failed", 6),
     "truncated": ("cut off", 7),
     "kl": ("KL", 7),
     "entropy": ("entropy", 7),
@@ -39,6 +40,8 @@ class StepLines:
         clocks = metrics.get("time") or {}
         self._parts.add(clocks)
         values = {name: metrics.get(name) for name in _COLUMNS} | {name: clocks.get(name) for name in _CLOCKS}
+        if not values["failed"] and "failed" not in self._columns:
+            values["failed"] = None  # a column for what does not happen would push out another
         label = _label(metrics)
         columns = self._choose(values, len(label))
         lines = []

@@ -97,8 +97,9 @@ class View:
     def step(self, metrics: Mapping[str, Any]) -> None:
         """Show the metrics of a step, any of which may be missing or None.
 
-        Shares of 1: accuracy, format, truncated, informative, clipped. Tokens: length (mean completion).
-        `time` holds seconds for each part of the step, `total` and `left` in seconds, and `tokens_per_s`.
+        Shares of 1: accuracy, format, truncated, failed, informative, clipped. Tokens: length (mean of the
+        completions). `time` holds seconds for each part of the step, `total` and `left` in seconds, and
+        `tokens_per_s`.
         """
         if self._panel is None and self._lines is None:
             self.stage(str(metrics.get("stage", "training")))
@@ -280,6 +281,8 @@ def _other_numbers(result: Mapping[str, Any]) -> list[str]:
     texts = []
     for name, value in result.items():
         if name in {"accuracy", "ci95", "n", "samples"} or value is None:
+            continue
+        if name in {"failed", "abstained"} and value == 0:
             continue
         words = harmless(name).replace("_", " ")
         if isinstance(value, Mapping):

@@ -20,7 +20,7 @@ _HARMLESS = (
 # Which metrics are shares of 1, and so read as percentages.
 _SHARES = frozenset(
     {"accuracy", "format", "truncated", "informative", "clipped", "accuracy_given_format", "derives"}
-    | {"pass_at", "maj_at"}
+    | {"pass_at", "maj_at", "failed", "abstained"}
 )
 _SMALL = frozenset({"lr"})
 _TAG = re.compile(r"<(/?)(think|answer)>")

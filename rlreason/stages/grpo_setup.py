@@ -1,6 +1,6 @@
 """What the GRPO loop works with: prepared before its first step, or put back by a resumed run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rlreason.errors import UserError
@@ -31,6 +31,7 @@ class GrpoSetup:
     evaluator: Evaluator
     step: int = 0
     without_signal: int = 0
+    told: set[str] = field(default_factory=set)  # rewards whose failures have been told of
 
 
 def prepare(context: RunContext) -> GrpoSetup:
@@ -69,7 +70,8 @@ def prepare(context: RunContext) -> GrpoSetup:
         ),
         evaluator=Evaluator(config, context.scorer, renderer, held_out),
     )
-    context.view.plan(grpo_plan(config, policy, engine_name, train, held_out))
+    isolated = context.scorer.isolated()
+    context.view.plan(grpo_plan(config, policy, engine_name, train, held_out, isolated))
     for line in notes:
         context.view.note(line)
     if saved is None:

@@ -1,6 +1,6 @@
 """The plan that is shown before a stage starts: what will happen, and the loss written out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rlreason.config import RunConfig
 from rlreason.policy.chat import RenderedPrompt
@@ -14,8 +14,12 @@ def grpo_plan(
     engine: str,
     train: Sequence[RenderedPrompt],
     held_out: Sequence[RenderedPrompt],
+    isolated: Mapping[str, float],
 ) -> Plan:
-    """The resolved arithmetic of the GRPO stage."""
+    """The resolved arithmetic of the GRPO stage.
+
+    `isolated` are the rewards that run in worker processes, with their time budgets in seconds.
+    """
     grpo, rollout = config.grpo, config.rollout
     completions = grpo.prompts_per_step * grpo.group_size
     trainable = sum(p.numel() for p in policy.trainable().values())
@@ -36,6 +40,9 @@ def grpo_plan(
         ("reward", reward_formula(config)),
         ("advantage", advantage_formula(config)),
     ]  # fmt: skip
+    if isolated:
+        budgets = ", ".join(f"{name} (at most {seconds:g} s)" for name, seconds in isolated.items())
+        rows.append(("workers", f"in processes of their own: {budgets}"))
     if rollout.top_p < 1 or rollout.top_k or rollout.min_p:
         rows.append(
             ("warning", "top_p, top_k or min_p cut the sampler's distribution; the loss assumes all of it")
@@ -48,7 +55,8 @@ def reward_formula(config: RunConfig) -> str:
     terms = []
     for name, term in config.rewards.items():
         gate = f" [if {term.gate}]" if term.gate else ""
-        terms.append(f"{term.weight:g} {name}{gate}")
+        value = f"clip({name}, {term.clip[0]:g}, {term.clip[1]:g})" if term.clip else name
+        terms.append(f"{term.weight:g} {value}{gate}")
     grpo = config.grpo
     if grpo.overlong_buffer:
         terms.append(f"{grpo.overlong_weight:g} overlong(last {grpo.overlong_buffer} tokens)")
@@ -61,6 +69,11 @@ def reward_formula(config: RunConfig) -> str:
 def advantage_formula(config: RunConfig) -> str:
     """How a reward becomes an advantage."""
     grpo = config.grpo
+    if grpo.combine == "gdpo":
+        return (
+            "(sum over the terms of the reward of weight x (value - mean of the group) / (std of the group + "
+            "1e-4)) / (std of these sums in the batch + 1e-4)"
+        )
     baseline = "mean of the others in the group" if grpo.baseline == "leave_one_out" else "mean of the group"
     scale = {"none": "", "group": ", / (std of the group + 1e-4)", "batch": ", / (std of the batch + 1e-4)"}
     return f"reward - {baseline}{scale[grpo.advantage_scale]}"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rewards import parse
+from rewards import SPECS, parse
 from rlreason.config import RunConfig
 from rlreason.scoring import FORMAT
 from rlreason.stages.collect import Sample
@@ -17,13 +17,24 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 
 def step_record(
-    config: RunConfig, step: int, samples: Sequence[Sample], result: UpdateResult, *, main: str
+    config: RunConfig,
+    step: int,
+    samples: Sequence[Sample],
+    drawn: Sequence[Sample],
+    result: UpdateResult,
+    *,
+    main: str,
 ) -> dict[str, Any]:
-    """The line of a step. Shares are in [0, 1]; lengths in tokens; log-probs, KL and entropy in nats."""
+    """The line of a step. Shares are in [0, 1]; lengths in tokens; log-probs, KL and entropy in nats.
+
+    `drawn` are all completions of the step, those that dynamic sampling has put aside among them. Failures
+    and abstentions are counted over these, as numbers of completions; `failed` is a share.
+    """
     groups: dict[int, list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.group, []).append(sample)
     informative = [any(s.advantage != 0 for s in group) for group in groups.values()]
+    spec = SPECS[config.prompt.format]
     lengths = [len(s.rollout.completion_ids) for s in samples]
     record: dict[str, Any] = {
         "stage": "grpo",
@@ -33,17 +44,21 @@ def step_record(
         "accuracy": _mean(s.score.parts[main].value for s in samples),
         "format": _mean(s.score.parts[FORMAT].value for s in samples),
         "derives": _mean(
-            float(derives(parse(s.text, prefill=s.prompt.prefill).think or "")) for s in samples
+            float(derives(parse(s.text, prefill=s.prompt.prefill, spec=spec).think or "")) for s in samples
         ),
         "length": _mean(float(n) for n in lengths),
         "truncated": _mean(float(s.truncated) for s in samples),
         "abstained": _mean(float(s.score.total is None) for s in samples),
+        "failed": _mean(float(any(part.failed for part in s.score.parts.values())) for s in drawn),
         "informative": _mean(float(flag) for flag in informative),
         "tokens": sum(lengths),
         **result.record(),
     }
     for name in samples[0].score.parts:
         record[f"reward/{name}"] = _mean(s.score.parts[name].value for s in samples)
+        parts = [s.score.parts[name] for s in drawn]
+        record[f"reward_failed/{name}"] = sum(part.failed for part in parts)
+        record[f"reward_abstained/{name}"] = sum(part.value is None and not part.failed for part in parts)
     return record
 
 
@@ -63,7 +78,7 @@ def sample_records(step: int, samples: Sequence[Sample]) -> list[dict[str, Any]]
             "reward": sample.reward,
             "advantage": sample.advantage,
             "scores": {
-                name: {"value": part.value, "reason": part.reason}
+                name: {"value": part.value, "reason": part.reason, "failed": part.failed}
                 for name, part in sample.score.parts.items()
             },
         }

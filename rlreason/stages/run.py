@@ -11,6 +11,7 @@ from rich.console import Console
 
 from rlreason.config import RunConfig, dump
 from rlreason.evaluation.evaluator import Evaluation
+from rlreason.evaluation.statistics import Answered
 from rlreason.report.terminal import View
 from rlreason.runs import RunDirectory
 from rlreason.scoring import Scorer, readable
@@ -26,7 +27,11 @@ def run(config: RunConfig) -> None:
     Questions and rewards are checked before a model is loaded. Raises UserError for what the user has to
     change, KeyboardInterrupt after an interrupt, with everything saved and the way to go on printed.
     """
-    scorer = Scorer(config)
+    with Scorer(config) as scorer:
+        _run(config, scorer)
+
+
+def _run(config: RunConfig, scorer: Scorer) -> None:
     data = load_tasks(config.task, seed=config.seed, eval_questions=config.eval.questions)
     data, left_out = readable(config, scorer, data)
     root = Path(config.output_dir) / config.name
@@ -127,13 +132,18 @@ def _changes(context: RunContext, before: Evaluation, after: Evaluation) -> list
     for title, key, form in rows:
         lines.append(f"  {title:<27}{form.format(before.summary[key])} -> {form.format(after.summary[key])}")
     pairs = zip(before.questions, before.answered, after.answered, strict=True)
-    learned = [(q, old[0], new[0]) for q, old, new in pairs if old[0].correct < 1 <= new[0].correct]
+    learned = [(q, old[0], new[0]) for q, old, new in pairs if _learned(old[0], new[0])]
     if learned:
         question, old, new = learned[0]
         lines += ["", f"the first question that turned from wrong to right: {question}"]
         for label, answered in (("before", old), ("after", new)):
             lines += [f"  {label:<7}| {line}" for line in answered.text.strip().splitlines()[:_SHOWN_LINES]]
     return [*lines, "", f"model    {context.run.root / 'model'}", f"run      {context.run.root}", ""]
+
+
+def _learned(old: Answered, new: Answered) -> bool:
+    """Whether a question turned from wrong to right. What has no mark is neither."""
+    return old.correct is not None and new.correct is not None and old.correct < 1 <= new.correct
 
 
 def _counts(data: TaskData) -> str:

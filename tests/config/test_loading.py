@@ -1,5 +1,6 @@
 """Files and overrides: what they come to, and what is said where they cannot be used."""
 
+import warnings
 from pathlib import Path
 
 import pydantic
@@ -284,3 +285,12 @@ def test_configs_built_in_python_are_checked_too() -> None:
         RunConfig.model_validate(
             {"name": "a", "stage": "grpo", "task": {"name": "x"}, "grpo": {"minibatches": 3}}
         )
+
+
+def test_bounds_survive_being_written_out(load_text) -> None:
+    text = "name: a\nstage: grpo\ntask: {name: chain_sum}\n"
+    config = load_text(text, "rewards={accuracy: {clip: [-1, 0.5]}}")
+    assert config.rewards["accuracy"].clip == (-1.0, 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_text(dump(config)) == config

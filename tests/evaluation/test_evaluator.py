@@ -1,12 +1,14 @@
 """The evaluator asks fixed questions with fixed seeds and marks with the run's own rewards."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import EOS, tiny_tokenizer
 
 from rlreason.config import RunConfig
+from rlreason.errors import UserError
 from rlreason.evaluation.evaluator import Evaluator
 from rlreason.policy.chat import Renderer, render_all
 from rlreason.rollout import Request, Sampling
@@ -50,10 +52,11 @@ class ScriptedEngine:
         pass
 
 
-def config(**evaluation: Any) -> RunConfig:
+def config(rewards: Any = "accuracy", **evaluation: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "name": "test",
+            "rewards": rewards,
             "stage": "grpo",
             "task": {"name": "chain_sum"},
             "rollout": {"max_new_tokens": 64, "top_p": 0.9, "top_k": 7},
@@ -91,6 +94,34 @@ def test_what_is_marked_and_counted() -> None:
     ]
     assert [r["text"] for r in records] == [RIGHT, CUT, GUESSED, WRONG]
     assert [r["answer"] for r in records] == ["5", None, "5", "6"]
+
+
+MARKS = """
+import time
+
+def marks(response, example):
+    if response.answer == "6":
+        raise KeyError("oops")
+    if response.answer is None:
+        time.sleep(60)
+    return 1.0
+"""
+
+
+def test_a_failure_is_no_wrong_answer_and_too_many_stop(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MARKS)
+    name = f"{tmp_path / 'mine.py'}:marks"
+    rewards = {name: {"seconds": 0.5, "max_errors": 0.5}}
+    evaluator, renderer = setup(reward=name, rewards=rewards)
+    engine = ScriptedEngine(renderer.tokenizer, [[RIGHT, WRONG], [RIGHT, CUT]])
+    evaluation = evaluator.run(engine, [EOS])
+    # The wrong answer makes the reward raise: no mark. The cut one makes it run away: no marks.
+    assert [r["correct"] for r in evaluation.records()] == [1.0, None, 1.0, 0.0]
+    assert [r["failed"] for r in evaluation.records()] == [False, True, False, True]
+    assert evaluation.summary["accuracy"] == pytest.approx((1 + 0.5) / 2)
+    assert evaluation.summary["failed"] == 0.5
+    with pytest.raises(UserError, match=r"scoring failed on 3 of 4 completions.*KeyError: 'oops'"):
+        evaluator.run(ScriptedEngine(renderer.tokenizer, [[RIGHT, WRONG], [WRONG, CUT]]), [EOS])
 
 
 def test_an_answer_outside_the_form_is_not_well_formed() -> None:

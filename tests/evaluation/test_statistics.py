@@ -10,15 +10,16 @@ from rlreason.evaluation.statistics import Answered, gain, mean_interval, pass_a
 
 
 def answered(
-    correct: float,
+    correct: float | None,
     answer: str | None = None,
     *,
+    failed: bool = False,
     well_formed: bool = True,
     derives: bool = False,
     truncated: bool = False,
     tokens: int = 1,
 ) -> Answered:
-    return Answered(correct, well_formed, derives, truncated, tokens, answer, "")
+    return Answered(correct, well_formed, derives, truncated, tokens, answer, "", failed)
 
 
 # --- pass@k --------------------------------------------------------------------------------------------
@@ -146,6 +147,42 @@ def test_a_summary_by_hand() -> None:
     assert summary["pass_at"] == {"1": pytest.approx(0.5), "2": pytest.approx(2 / 3)}
     # Majorities: "5" (None is no answer), "7", and "1" which was first: right, right, wrong.
     assert summary["maj_at"] == {"2": pytest.approx(2 / 3)}
+
+
+def test_what_has_no_mark_is_left_out_and_counted() -> None:
+    summary = summarize(
+        [
+            [answered(1, "5"), answered(None, "7", failed=True), answered(0, "6")],
+            [answered(None, "7"), answered(None, "7", failed=True), answered(None, "7")],
+            [answered(1, "7"), answered(1, "7"), answered(0, None, failed=True)],  # a time-out has a mark
+        ],
+        pass_at=[1, 3],
+    )
+    # Two questions with marks: 1/2 and 2/3.
+    assert summary["accuracy"] == pytest.approx((1 / 2 + 2 / 3) / 2)
+    assert (summary["n"], summary["samples"]) == (2, 3)
+    assert summary["accuracy_given_format"] == pytest.approx(3 / 5)
+    assert summary["failed"] == pytest.approx(3 / 9)
+    assert summary["abstained"] == pytest.approx(2 / 9)
+    # pass@3 has three marks in the last question only. Majorities: "5" is first of the two that have marks.
+    assert summary["pass_at"] == {"1": pytest.approx((1 / 2 + 2 / 3) / 2), "3": 1.0}
+    assert summary["maj_at"] == {"3": 1.0}
+
+
+def test_without_any_mark_nothing_is_claimed() -> None:
+    summary = summarize([[answered(None, "5", failed=True)]], pass_at=[1])
+    assert summary["n"] == 0
+    assert summary["failed"] == 1.0
+    for name in ("accuracy", "ci95", "accuracy_given_format"):
+        assert summary[name] is None
+    assert (summary["pass_at"], summary["maj_at"]) == ({"1": None}, {"1": None})
+
+
+def test_a_gain_is_over_the_questions_that_have_both_marks() -> None:
+    # +1 and 0; the second and the third question have one mark only.
+    found = gain([0.0, None, 1.0, 0.5], [1.0, 1.0, None, 0.5])
+    assert (found["value"], found["n"]) == (0.5, 2)
+    assert gain([None, 0.0], [1.0, None]) == {"value": None, "ci95": None, "n": 0}
 
 
 def test_without_any_well_formed_answer_there_is_no_accuracy_given_format() -> None:

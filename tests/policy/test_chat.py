@@ -1,12 +1,14 @@
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from tiny import EOS, tiny_model, tiny_tokenizer, with_lora
 
 from rewards import SPECS, parse
+from rlreason.config.data import PromptConfig
 from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer, end_of_sequence_ids, render_all
+from rlreason.policy.scratch import scratch_tokenizer
 from rlreason.types import Example
 
 _TURNS = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}\n{% endfor %}"
@@ -22,15 +24,24 @@ EXAMPLE = Example([{"role": "user", "content": "What is 2 + 3?"}], "5")
 THINK = "2 + 3 = 5"
 
 
-def renderer(template: str | None, *, system: str | None = None, **options: Any) -> Renderer:
-    return Renderer(tiny_tokenizer(template, **options), prompt_format="think_answer", system=system)
+def renderer(
+    template: str | None, *, system: str | None = None, form: str = "think_answer", **options: Any
+) -> Renderer:
+    return Renderer(tiny_tokenizer(template, **options), prompt_format=form, system=system)
 
 
+def test_the_config_offers_every_form_and_no_other() -> None:
+    assert get_args(PromptConfig.model_fields["format"].annotation) == tuple(SPECS)
+
+
+@pytest.mark.parametrize("form", SPECS)
 @pytest.mark.parametrize(
     ("template", "prefill"), [(PLAIN, ""), (OPENS, "<think>"), (OPENS_LINE, "<think>\n")]
 )
-def test_what_the_template_opens_is_found_and_scored_with_the_completion(template: str, prefill: str) -> None:
-    chat = renderer(template)
+def test_what_the_template_opens_is_found_and_scored_with_the_completion(
+    template: str, prefill: str, form: str
+) -> None:
+    chat = renderer(template, form=form)
     prompt = chat.render(EXAMPLE)
     assert prompt.prefill == prefill
     written = chat.completion_ids(prompt, chat.spec.render(THINK, "5"))
@@ -42,18 +53,51 @@ def test_what_the_template_opens_is_found_and_scored_with_the_completion(templat
 def test_a_think_tag_in_the_question_is_no_prefill() -> None:
     asked = Example([{"role": "user", "content": "Say <think>"}], "x")
     assert renderer(PLAIN).render(asked).prefill == ""
+    # Here nothing stands behind the question, so that the prompt ends as if the template had opened the tag.
+    assert renderer(_TURNS).render(asked).prefill == ""
+    assert renderer(_TURNS + "{% if add_generation_prompt %}<think>{% endif %}").render(EXAMPLE).prefill
 
 
+def test_reasoning_that_the_template_has_switched_off_is_no_prefill() -> None:
+    """Templates of models that can do without write an empty block; the completion has one of its own."""
+    off = PLAIN + "{% if add_generation_prompt %}<think>{{ '\n\n' }}</think>{{ '\n\n' }}{% endif %}"
+    assert renderer(off).render(EXAMPLE).prefill == ""
+
+
+@pytest.mark.parametrize("form", SPECS)
+def test_every_form_is_asked_for_by_a_system_prompt_of_its_own(form: str) -> None:
+    chat = renderer(PLAIN, system="auto", form=form)
+    assert chat.messages(EXAMPLE)[0]["content"] == SPECS[form].system_prompt()
+
+
+@pytest.mark.parametrize("form", SPECS)
+def test_a_tokenizer_made_for_a_form_can_write_it(form: str) -> None:
+    tokenizer = scratch_tokenizer([THINK, "5"], Renderer.tags(form))
+    text = SPECS[form].render(THINK, "5")
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.unk_token_id not in ids
+    assert tokenizer.decode(ids, clean_up_tokenization_spaces=False) == text
+
+
+@pytest.mark.parametrize(
+    ("form", "end"),
+    [
+        ("think_answer", "<answer>5</answer>"),
+        ("think_text", "5"),
+        ("think_boxed", "\\boxed{5}"),
+        ("think_hash", "#### 5"),
+    ],
+)
 @pytest.mark.parametrize("template", [PLAIN, OPENS, OPENS_LINE])
-def test_the_reasoning_is_in_the_tokens_that_carry_loss(template: str) -> None:
-    chat = renderer(template)
+def test_the_reasoning_is_in_the_tokens_that_carry_loss(template: str, form: str, end: str) -> None:
+    chat = renderer(template, form=form)
     prompt = chat.render(EXAMPLE)
     completion = chat.completion_ids(prompt, chat.spec.render(THINK, "5"))
     assert completion[-1] == EOS
     assert completion.count(EOS) == 1
     text = chat.decode(completion, [EOS])
     assert text.count(THINK) == 1
-    assert text.endswith("</think>\n<answer>5</answer>")
+    assert text.endswith(f"</think>\n{end}")
     # Prompt and completion together open the reasoning exactly once.
     assert chat.decode([*prompt.ids, *completion], [EOS]).count("<think>") == 1
 

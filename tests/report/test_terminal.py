@@ -255,6 +255,39 @@ def test_evaluation_lists_what_else_was_measured() -> None:
     ]
 
 
+def test_failures_are_shown_from_the_first_one_on() -> None:
+    console, raw = plain_console()
+    view = View(console=console)
+    for step, failed in enumerate((0.0, 0.125, 0.0)):
+        view.step(METRICS | {"step": step, "failed": failed})
+    view.close()
+    rows = [line for line in text_of(raw).splitlines() if line.startswith(("grpo", "step"))]
+    assert ["failed" in line for line in rows] == [False, False, True, False, False]
+    assert ["12.5%" in line for line in rows] == [False, False, False, True, False]
+    assert all(len(line) <= 110 for line in text_of(raw).splitlines())
+    console, out = live_console()
+    view = View(console=console)
+    view.step(METRICS | {"failed": 0.0})
+    assert "failed" not in out.getvalue()
+    view.step(METRICS | {"failed": 0.125})
+    view.close()
+    assert "failed" in out.getvalue()
+    assert "12.5%" in out.getvalue()
+
+
+def test_an_evaluation_says_where_marking_failed() -> None:
+    console, raw = plain_console()
+    view = View(console=console)
+    view.evaluation("before", BEFORE | {"failed": 0.0, "abstained": 0.0, "tokens": 3.0})
+    view.evaluation("after", BEFORE | {"failed": 0.02, "abstained": 0.01, "accuracy": None, "ci95": None})
+    assert [line.strip() for line in text_of(raw).splitlines()] == [
+        "before: 21.3% [17.0, 26.1] (n=256 questions, 2 samples each)",
+        "tokens 3.000",
+        "after: - [no interval] (n=256 questions, 2 samples each)",
+        "failed 2.0% · abstained 1.0%",
+    ]
+
+
 def test_a_log_file_is_no_terminal_even_where_colour_is_forced(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,18 @@ def test_load_reward_takes_registered_names_and_files(reward_file: Path) -> None
     assert load_reward(f"{reward_file}:double")(completions=TEXTS) == [4.0, 2.0]
     assert load_reward(f"{reward_file}:double", {"factor": 3})(completions=TEXTS) == [6.0, 3.0]
     assert load_reward(f"{reward_file}:ready") is REWARDS["think_format"]
+
+
+def test_a_file_may_import_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", list(sys.path))
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "neighbour_of_mine.py").write_text(f"VALUE = {value}\n")
+        (tmp_path / name / "mine.py").write_text(
+            "import neighbour_of_mine\ndef reward(response, example):\n    return neighbour_of_mine.VALUE\n"
+        )
+    rewards = [load_reward(f"{tmp_path / name / 'mine.py'}:reward") for name in ("one", "two")]
+    assert [reward(completions=["a"]) for reward in rewards] == [[1.0], [2.0]]
 
 
 def test_load_reward_takes_modules(reward_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from rewards import REWARDS, Response, Reward, Score, parse
+from rewards import REWARDS, SPECS, Response, Reward, Score, as_reward, load_reward, parse
 
 RIGHT = "<think>r</think><answer>42</answer>"
 WRONG = "<think>r</think><answer>41</answer>"
@@ -45,6 +45,38 @@ def test_prefill_is_a_list_or_none() -> None:
     reward = REWARDS["think_format"]
     assert reward(completions=completions, prefill=["<think>\n", ""]) == [1.0, 1.0]
     assert reward(completions=completions, prefill=None) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_reward_reads_the_form_of_its_spec(name: str) -> None:
+    spec = SPECS[name]
+    texts = [other.render("r", "42") for other in SPECS.values()]
+    right = [float(other is spec or name == "think_text") for other in SPECS.values()]
+    assert REWARDS["think_format"].with_spec(spec)(completions=texts) == right
+    own = REWARDS["accuracy"].with_spec(spec)(completions=[spec.render("r", "42")], answer=["42"])
+    assert own == [1.0]
+
+
+def test_a_spec_stays_with_a_reward_and_leaves_the_registered_one_as_it_is() -> None:
+    spec, texts = SPECS["think_text"], ["<think>r</think>42"]
+    reward = Reward("gold", lambda response, *, gold: Score(float(response.answer == gold), ""))
+    assert reward.with_options(gold="42")(completions=texts) == [0.0]
+    assert reward.with_spec(spec).with_options(gold="42")(completions=texts) == [1.0]
+    assert reward.with_options(gold="42").with_spec(spec)(completions=texts) == [1.0]
+    loaded = load_reward("accuracy", {"answer_type": "number"}, spec)
+    assert loaded(completions=texts, answer=["42"]) == [1.0]
+    assert loaded.__name__ == "accuracy"
+    assert load_reward("accuracy", spec=spec)(completions=texts, answer=["42"]) == [1.0]
+    assert REWARDS["accuracy"](completions=texts, answer=["42"]) == [0.0]
+
+
+def test_a_function_of_a_response_reads_the_form_of_its_spec() -> None:
+    def length(response: Response, example: dict[str, Any]) -> float:
+        return float(len(response.answer or ""))
+
+    texts = ["<think>r</think>#### 42"]
+    assert as_reward(length)(completions=texts) == [0.0]
+    assert as_reward(length).with_spec(SPECS["think_hash"])(completions=texts) == [2.0]
 
 
 def test_no_completions_give_no_scores() -> None:

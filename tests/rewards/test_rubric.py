@@ -82,6 +82,71 @@ def test_rows_do_not_touch_each_other(rows: list[tuple[float | None, float | Non
     assert totals(terms, a=a[::-1], b=b[::-1], c=c[::-1]) == together[::-1]
 
 
+def test_a_clip_bounds_what_is_weighted_and_not_what_is_reported() -> None:
+    terms = [Term("a", column("a"), 2.0, clip=(-1.0, 0.5)), Term("b", column("b"), -1.0, clip=(0.0, 3.0))]
+    scores = Rubric(terms).score(["x"] * 3, columns={"a": [4.0, -4.0, 0.25], "b": [-1.0, 9.0, 2.0]})
+    # 2 * 0.5 - 0;  2 * -1 - 3;  2 * 0.25 - 2
+    assert [score.total for score in scores] == [1.0, -5.0, -1.5]
+    assert [score.parts["a"].value for score in scores] == [4.0, -4.0, 0.25]
+    assert [score.counted for score in scores] == [
+        {"a": 0.5, "b": 0.0},
+        {"a": -1.0, "b": 3.0},
+        {"a": 0.25, "b": 2.0},
+    ]
+
+
+def test_a_gate_reads_what_the_reward_said_and_not_the_clip() -> None:
+    terms = [Term("a", column("a"), gate="b"), Term("b", column("b"), clip=(0.0, 0.5))]
+    assert totals(terms, a=[1.0], b=[1.0]) == [1.5]
+
+
+def test_what_counted_is_0_behind_a_gate_and_none_for_an_abstention() -> None:
+    terms = [Term("a", column("a"), gate="b"), Term("b", column("b"), 0.5), Term("c", column("c"), 0.0)]
+    scores = Rubric(terms).score(
+        ["x"] * 3, columns={"a": [None, 1.0, None], "b": [0.0, None, 1.0], "c": [1.0] * 3}
+    )
+    assert [score.counted for score in scores] == [
+        {"a": 0.0, "b": 0.0},
+        {"a": None, "b": None},
+        {"a": None, "b": 1.0},
+    ]
+    assert [score.total for score in scores] == [0.0, None, None]
+
+
+@pytest.mark.parametrize(
+    ("weight", "clip", "total"),
+    [
+        (1.0, None, 0.0),
+        (2.0, (-1.0, 1.0), -2.0),  # a penalty between -1 and 0 would otherwise be avoided by running away
+        (2.0, (-1.0, 0.0), -2.0),
+        (-2.0, (0.0, 3.0), -6.0),
+    ],
+)
+def test_a_time_out_is_worth_the_worse_end_of_a_clip(
+    weight: float, clip: tuple[float, float] | None, total: float
+) -> None:
+    def late(response: Response) -> Score:
+        return Score(0.0, "no value within 1 s", failed=True)
+
+    (score,) = Rubric([Term("late", Reward("late", late), weight, clip=clip)]).score(["x"])
+    assert score.total == total
+    assert score.parts["late"] == Score(0.0, "no value within 1 s", failed=True)
+
+
+def test_an_error_is_an_abstention_of_that_completion_alone() -> None:
+    def picky(response: Response, *, a: float) -> Score:
+        return Score(1 / a, "fine")
+
+    terms = [Term("picky", Reward("picky", picky)), Term("form", REWARDS["think_format"], 0.1)]
+    first, second = Rubric(terms).score(["x", "x"], columns={"a": [0.0, 2.0]})
+    assert (first.total, second.total) == (None, 0.5)
+    assert first.parts["picky"].failed
+    assert first.parts["picky"].reason.startswith("ZeroDivisionError: ")
+    assert "(test_rubric.py, line" in first.parts["picky"].reason
+    with pytest.raises(ValueError, match="needs the column 'a'"):
+        Rubric(terms).score(["x", "x"], columns={"b": [0.0, 2.0]})
+
+
 def test_parts_hold_what_each_reward_said() -> None:
     rubric = Rubric([
         Term("accuracy", REWARDS["accuracy"], 1.0, gate="form"),
@@ -114,3 +179,9 @@ def test_a_rubric_that_makes_no_sense_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         Rubric([Term(name, column("a"), weight, gate) for name, weight, gate in terms])
+
+
+@pytest.mark.parametrize("clip", [(1.0, 0.0), (0.0, 0.0), (0.0, float("inf")), (float("nan"), 1.0)])
+def test_a_clip_that_makes_no_sense_is_refused(clip: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match=r"clip of 'a' is .*the lower one first"):
+        Rubric([Term("a", column("a"), clip=clip)])

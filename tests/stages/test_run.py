@@ -36,7 +36,7 @@ def test_run_directory_holds_all_there_is_to_know(train: Train, capsys: pytest.C
     samples = lines(run / "samples.jsonl")
     assert len(samples) == 4 * 4 * 4  # steps x prompts x completions
     assert {"question", "answer", "text", "reward", "advantage", "scores", "tokens"} <= samples[0].keys()
-    assert samples[0]["scores"]["random"].keys() == {"value", "reason"}
+    assert samples[0]["scores"]["random"].keys() == {"value", "reason", "failed"}
     evaluation = json.loads((run / "eval.json").read_text())
     for part, number in (("before", "accuracy"), ("after", "accuracy"), ("gain", "value")):
         low, high = evaluation[part]["ci95"]

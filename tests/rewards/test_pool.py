@@ -1,0 +1,532 @@
+"""Worker processes under fire: each bomb comes back within its budget, and the next call works."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewards import PooledReward, Score, WorkerPool
+from rewards.guarded import timed_out
+
+ROOT = Path(__file__).parents[2]
+BOMBS = ROOT / "tests" / "support" / "bombs.py"
+BUDGET = 0.5  # seconds of a completion
+SLACK = 4.0  # seconds that a busy machine may take on top
+
+TEXTS = ["good", "bad", "fine"]
+LATE = timed_out(BUDGET)
+ONE = Score(1.0, "returned 1")
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[WorkerPool]:
+    with WorkerPool(2, memory_gib=1) as pool:
+        yield pool
+
+
+def bomb(pool: WorkerPool, name: str) -> PooledReward:
+    reward = pool.reward(f"{BOMBS}:{name}")
+    assert isinstance(reward, PooledReward)
+    return reward
+
+
+def scores(reward: PooledReward, texts: list[str], pids: Path, seconds: float = BUDGET) -> list[Score]:
+    call = reward.begin(texts, None, {"pids": [str(pids)] * len(texts)}, seconds=seconds)
+    reward.pool.run([call])
+    return call.result()
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join(60)
+    assert found, "the thread raised or is not through"
+    return found[0]
+
+
+def alive(pid: int) -> bool:
+    try:
+        # A zombie is dead; nobody may have collected it where the first process of the machine does not.
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        if Path("/proc/self").exists():
+            return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def all_gone(pids: Path, count: int) -> bool:
+    """Whether all processes noted in a file are gone, or go within two seconds."""
+    numbers = [int(line) for line in pids.read_text().split()]
+    assert len(numbers) >= count
+    deadline = time.monotonic() + 2
+    while any(map(alive, numbers)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not any(map(alive, numbers))
+
+
+# What the bad completion gets, and the others: those of its batch share its fate.
+ONE_BY_ONE: dict[str, Score | str] = {
+    "sleeps": LATE,
+    "computes": LATE,
+    "catches_everything": LATE,
+    "allocates": "MemoryError",
+    "raises": "KeyError: 'oops' (bombs.py, line",
+    "gives_nan": "reward 'gives_nan' returned nan: return a finite number",
+    "gives_text": "reward 'gives_text' returned 'high': return a finite number",
+    "recurses": "RecursionError",
+    "exits": "SystemExit: 0",
+    "leaves": "the worker process ended with exit code 3",
+    "kills_itself": "the worker process was killed by SIGKILL",
+    "kills_its_group": "the worker process was killed by SIGKILL",
+    "kills_its_parent": "the worker process was killed by SIGKILL",
+    "crashes": "the worker process was killed by SIGSEGV",
+    "forges": "the worker process was stopped: it wrote to a pipe that is not its own",
+    "dies_with_a_grandchild": "the worker process ended with exit code 1",
+    "batch_nan": "reward 'batch_nan' returned nan: return a finite number",
+    "async_sleeps": LATE,
+    "async_raises": "KeyError: 'oops' (bombs.py, line",
+}
+TOGETHER: dict[str, Score | str] = {
+    "batch_sleeps": timed_out(BUDGET * len(TEXTS)),
+    "batch_raises": "KeyError: 'oops' (bombs.py, line",
+    "batch_short": "returned 2 values for 3 completions",
+    "async_batch_sleeps": timed_out(BUDGET * len(TEXTS)),
+}
+LINUX_ONLY = {"allocates", "hoards", "leaves_a_grandchild", "dies_with_a_grandchild"}
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="see LINUX_ONLY")
+HARMLESS = ["fine", "shouts", "forks", "leaves_a_grandchild"]
+
+
+@pytest.mark.parametrize("threaded", [False, True], ids=["main", "thread"])
+@pytest.mark.parametrize("name", [*ONE_BY_ONE, *TOGETHER, *HARMLESS])
+def test_a_bomb_comes_back_and_the_next_call_works(
+    pool: WorkerPool, tmp_path: Path, name: str, threaded: bool
+) -> None:
+    if name in LINUX_ONLY and sys.platform != "linux":
+        pytest.skip("this system bounds no memory, or does not find a process that has left its group")
+    reward = bomb(pool, name)
+    call = in_thread if threaded else lambda work: work()
+    expected = (ONE_BY_ONE | TOGETHER).get(name)
+    # Where time is not what runs out, a busy machine should have enough of it.
+    seconds = BUDGET if isinstance(expected, Score) else 20.0
+    began = time.monotonic()
+    found: list[Score] = call(lambda: scores(reward, TEXTS, tmp_path / "pids", seconds))
+    assert time.monotonic() - began < BUDGET * (len(TEXTS) if name in TOGETHER else 1) + SLACK
+    for text, score in zip(TEXTS, found, strict=True):
+        if expected is None or (text != "bad" and name not in TOGETHER):
+            assert score == ONE, (text, score)
+        elif isinstance(expected, Score):
+            assert score == expected
+        else:
+            assert score.value is None
+            assert score.failed
+            assert expected in score.reason
+    assert call(lambda: scores(reward, ["good"] * 3, tmp_path / "other", 20.0)) == [ONE] * 3
+    assert call(lambda: scores(bomb(pool, "fine"), TEXTS, tmp_path / "other", 20.0)) == [ONE] * 3
+
+
+@linux_only
+def test_memory_that_a_reward_keeps_is_not_missing_later(tmp_path: Path) -> None:
+    with WorkerPool(1, memory_gib=0.25) as pool:
+        reward = bomb(pool, "hoards")
+        for _ in range(2):
+            first, second, third = scores(reward, TEXTS, tmp_path / "pids", seconds=10)
+            assert (first, third) == (ONE, ONE)
+            assert second.reason.startswith("MemoryError")
+
+
+def test_all_completions_of_an_async_function_that_blocks_share_its_fate(
+    pool: WorkerPool, tmp_path: Path
+) -> None:
+    found = scores(bomb(pool, "async_blocks"), ["bad"], tmp_path / "pids")
+    assert [(score.value, score.failed) for score in found] == [(0.0, True)]
+
+
+def test_a_failure_carries_the_traceback_and_what_was_printed(pool: WorkerPool, tmp_path: Path) -> None:
+    (score,) = scores(bomb(pool, "raises"), ["bad"], tmp_path / "pids", 20.0)
+    assert 'bombs.py", line' in score.trace
+    assert 'raise KeyError("oops")' in score.trace
+    assert "KeyError: 'oops'" in score.trace
+    assert score.trace.endswith("printed: about to fail")
+    assert "rewards/adapt.py" not in score.trace
+    (crash,) = scores(bomb(pool, "crashes"), ["bad"], tmp_path / "pids", 20.0)
+    assert "Segmentation fault" in crash.trace
+    assert "in crashes" in crash.trace
+
+
+def test_nothing_that_a_reward_prints_is_seen(
+    pool: WorkerPool, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    scores(bomb(pool, "shouts"), TEXTS, tmp_path / "pids", 20.0)
+    assert capfd.readouterr() == ("", "")
+
+
+# ---------------------------------------------------------------------- nothing stays behind
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("sleeps", 2),
+        ("computes", 2),
+        ("kills_its_parent", 1),
+        pytest.param("dies_with_a_grandchild", 1, marks=linux_only),
+    ],
+)
+def test_what_a_bomb_has_started_is_gone_when_it_comes_back(
+    pool: WorkerPool, tmp_path: Path, name: str, count: int
+) -> None:
+    scores(bomb(pool, name), ["bad"], tmp_path / "pids")
+    assert all_gone(tmp_path / "pids", count)
+
+
+@linux_only
+def test_what_a_reward_leaves_running_ends_with_the_pool(tmp_path: Path) -> None:
+    with WorkerPool(1) as pool:
+        assert scores(bomb(pool, "leaves_a_grandchild"), ["bad"], tmp_path / "pids", 20.0) == [ONE]
+        deadline = time.monotonic() + 5
+        while not (tmp_path / "pids").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert alive(int((tmp_path / "pids").read_text()))
+    assert all_gone(tmp_path / "pids", 1)
+
+
+PARENT = """
+import sys, threading
+from rewards import WorkerPool
+
+bombs, name, pids, how = sys.argv[1:]
+pool = WorkerPool(2)
+
+def score():
+    reward = pool.reward(f"{bombs}:{name}")
+    call = reward.begin(["bad"] * 8, None, {"pids": [pids] * 8})
+    pool.run([call])
+
+if how == "thread":
+    thread = threading.Thread(target=score)
+    thread.start()
+    thread.join()
+else:
+    try:
+        score()
+    except KeyboardInterrupt:
+        fine = pool.reward(f"{bombs}:fine")
+        print("then", fine(completions=["good"]))
+"""
+
+
+def started(pids: Path, name: str, how: str) -> subprocess.Popen[str]:
+    """A process whose two workers are both at a bomb."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(BOMBS), name, str(pids), how],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 20
+    while not pids.exists() or len(pids.read_text().split()) < 4:  # two workers of two processes
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return process
+
+
+@pytest.mark.parametrize("how", ["main", "thread"])
+@pytest.mark.parametrize("name", ["sleeps", "computes"])
+def test_no_worker_outlives_a_killed_parent(tmp_path: Path, name: str, how: str) -> None:
+    process = started(tmp_path / "pids", name, how)
+    process.kill()
+    process.communicate(timeout=20)
+    assert all_gone(tmp_path / "pids", 4)
+
+
+def test_an_interrupt_ends_the_workers_and_the_next_call_works(tmp_path: Path) -> None:
+    process = started(tmp_path / "pids", "sleeps", "main")
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=20)
+    assert said == "then [1.0]\n"
+    assert process.returncode == 0
+    assert all_gone(tmp_path / "pids", 4)
+
+
+# ---------------------------------------------------------------------- what is asked of a pool
+
+
+def test_completions_and_rewards_are_scored_side_by_side(tmp_path: Path) -> None:
+    source = tmp_path / "slow.py"
+    source.write_text(
+        "import time\n"
+        "def rows(response, example):\n    time.sleep(0.25)\n    return 1.0\n"
+        "def batch(completions, **columns):\n    time.sleep(0.5)\n    return [1.0] * len(completions)\n"
+    )
+    with WorkerPool(4) as pool:
+        rewards = [pool.reward(f"{source}:{name}") for name in ("rows", "batch", "batch")]
+        for _ in range(2):  # the first time the workers start
+            began = time.monotonic()
+            calls = [reward.begin(["a"] * 4, None, {}) for reward in rewards]
+            pool.run(calls)
+            seconds = time.monotonic() - began
+    assert [call.result() for call in calls] == [[ONE] * 4] * 3
+    assert seconds < 1.5  # one after the other: 4 * 0.25 + 2 * 0.5 = 2
+
+
+def test_async_functions_wait_together_and_keep_their_event_loop(tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "import asyncio\n"
+        "LOOPS = set()\n"
+        "async def wait(response, example):\n"
+        "    LOOPS.add(id(asyncio.get_running_loop()))\n"
+        "    await asyncio.sleep(0.2)\n"
+        "    return float(len(LOOPS))\n"
+    )
+    with WorkerPool(1) as pool:
+        reward = pool.reward(f"{source}:wait")
+        began = time.monotonic()
+        assert reward(completions=["a"] * 20) == [1.0] * 20
+        assert reward(completions=["a"] * 20) == [1.0] * 20
+        assert time.monotonic() - began < 3  # one after the other: 40 * 0.2 = 8
+
+
+def test_reward_files_import_their_own_neighbours(tmp_path: Path) -> None:
+    for name, value in (("one", 1.0), ("two", 2.0)):
+        folder = tmp_path / name
+        (folder / "package").mkdir(parents=True)
+        (folder / "helper.py").write_text(f"VALUE = {value}\n")
+        (folder / "package" / "__init__.py").write_text("")
+        (folder / "package" / "inner.py").write_text(f"VALUE = {10 * value}\n")
+        (folder / "mine.py").write_text(
+            "import helper\nfrom package import inner\n"
+            "def reward(response, example):\n    return helper.VALUE + inner.VALUE\n"
+        )
+    with WorkerPool(1) as pool:
+        for name, value in (("one", 11.0), ("two", 22.0), ("one", 11.0)):
+            assert pool.reward(f"{tmp_path / name / 'mine.py'}:reward")(completions=["a"]) == [value]
+
+
+def test_modules_are_looked_up_where_the_caller_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "on_the_path.py").write_text(
+        "import os\ndef reward(response, example):\n"
+        "    return float(os.environ.get('PYTHONPATH') == example['answer'])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "/somewhere")
+    with WorkerPool(1) as pool:
+        assert pool.reward("on_the_path:reward")(completions=["a"], answer=["/somewhere"]) == [1.0]
+
+
+def test_options_forms_prefills_and_columns_reach_the_worker(tmp_path: Path) -> None:
+    from rewards import SPECS
+
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "def mine(response, example, factor=1):\n"
+        "    return factor * int(response.answer) + example['more']\n"
+        "def theirs(completions, more, prefill, **columns):\n"
+        "    return [len(c) + len(p) + m for c, p, m in zip(completions, prefill, more)]\n"
+    )
+    with WorkerPool(2) as pool:
+        mine = pool.reward(f"{source}:mine", {"factor": 10}, SPECS["think_boxed"])
+        texts = [f"r</think>so \\boxed{{{number}}}" for number in range(20)]
+        columns: dict[str, Any] = {"more": [0.5] * 20, "trainer_state": object()}
+        values = mine(completions=texts, prefill=["<think>"] * 20, **columns)
+        assert values == [10 * number + 0.5 for number in range(20)]
+        theirs = pool.reward(f"{source}:theirs")
+        assert theirs(completions=["ab", "c"], prefill=["", "xyz"], more=[1, 2]) == [3.0, 6.0]
+        assert theirs(completions=[], prefill=[], more=[]) == []
+
+
+def test_what_the_caller_does_wrong_is_said_at_once(pool: WorkerPool, tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text("def needs(completions, solution, **columns):\n    return [0.0] * len(completions)\n")
+    reward = pool.reward(f"{source}:needs")
+    with pytest.raises(ValueError, match=r"'needs' needs the column 'solution': did you mean 'solutions'"):
+        reward(completions=["a"], solutions=["1"])
+    with pytest.raises(ValueError, match=r"column 'solution' has 1 values for 2 completions"):
+        reward(completions=["a", "b"], solution=["1"])
+    with pytest.raises(ValueError, match=r"'needs' runs in a worker process.*the columns hold plain data"):
+        reward(completions=["a"], solution=[lambda: None])
+    assert reward(completions=["a"], solution=["1"]) == [0.0]
+    with pytest.raises(ValueError, match="workers is 0: give 1 or more"):
+        WorkerPool(0)
+
+
+def test_what_cannot_be_loaded_is_said_as_load_reward_says_it(pool: WorkerPool, tmp_path: Path) -> None:
+    for name, message in [
+        ("acuracy", r"^there is no reward 'acuracy': did you mean 'accuracy'"),
+        (f"{BOMBS}:sleps", r"has no reward function 'sleps': did you mean 'sleeps'"),
+        (f"{tmp_path / 'none.py'}:f", r"^there is no reward file"),
+        ("no_such_module:f", r"^there is no reward module 'no_such_module'"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            pool.reward(name)
+    with pytest.raises(ValueError, match=r"takes no option 'factor'"):
+        pool.reward(f"{BOMBS}:fine", {"factor": 1})
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import no_such_library", r"ModuleNotFoundError: No module named 'no_such_library'"),
+        ("import sys; sys.exit(1)", r"SystemExit: 1"),
+        ("import os; os.kill(os.getpid(), 9)", r"was killed by SIGKILL while it loaded the reward"),
+        ("import time; time.sleep(300)", r"not loaded within 0.5 s"),
+        ("def f(:", r"SyntaxError"),
+    ],
+)
+def test_code_that_fails_when_it_is_loaded_harms_nobody(
+    pool: WorkerPool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, message: str
+) -> None:
+    if "sleep" in code:
+        monkeypatch.setattr("rewards.pool.LOAD_SECONDS", 0.5)
+    (tmp_path / "mine.py").write_text(code + "\n")
+    with pytest.raises(ValueError, match=message):
+        pool.reward(f"{tmp_path / 'mine.py'}:f")
+    monkeypatch.undo()
+    assert scores(bomb(pool, "fine"), TEXTS, tmp_path / "pids", 20.0) == [ONE] * 3
+
+
+def test_a_script_that_starts_workers_when_it_is_loaded_does_not_multiply(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from rewards import WorkerPool\n"
+        "def f(response, example):\n    return 1.0\n"
+        "print(WorkerPool(1).reward('script.py:f')(completions=['a']))\n"
+    )
+    run = [sys.executable, "script.py"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "put what starts them under `if __name__ == '__main__':`" in done.stderr
+    script.write_text(script.read_text().replace("print", "if __name__ == '__main__':\n    print"))
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[1.0]\n"
+
+
+def test_a_reward_that_breaks_between_two_calls_fails_for_all(tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text("def f(response, example):\n    return 1.0\n")
+    with WorkerPool(2) as pool:
+        reward = pool.reward(f"{source}:f")
+        pool.close()
+        source.write_text("raise RuntimeError('gone')\n")
+        assert isinstance(reward, PooledReward)
+        found = reward.scores(completions=["a"] * 9)
+    assert [score.reason for score in found] == ["RuntimeError: gone (mine.py, line 1)"] * 9
+
+
+def test_a_worker_that_dies_while_it_has_nothing_to_do_is_replaced(tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "import os, threading, time\n"
+        "def f(response, example):\n"
+        "    threading.Timer(0.05, os._exit, [1]).start()\n"
+        "    return 1.0\n"
+    )
+    with WorkerPool(1) as pool:
+        reward = pool.reward(f"{source}:f")
+        for _ in range(2):
+            assert reward(completions=["a"]) == [1.0]
+            time.sleep(0.3)
+
+
+# ---------------------------------------------------------------------- registered rewards
+
+
+def test_registered_rewards_begin_in_the_callers_process(pool: WorkerPool) -> None:
+    with WorkerPool(2) as idle:
+        reward = idle.reward("accuracy")
+        assert reward(completions=["<think>r</think><answer>1/2</answer>"], answer=["0.5"]) == [1.0]
+        assert idle._team == []
+        assert not isinstance(idle.reward("accuracy"), PooledReward) or not idle.reward("accuracy").isolated
+        with pytest.raises(ValueError, match="needs the column 'answer'"):
+            reward(completions=["a"], answers=["0.5"])
+        with pytest.raises(ValueError, match="takes no option"):
+            idle.reward("random", {"sead": 1})
+
+
+def test_the_workers_take_over_what_takes_the_caller_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [f"<think>r</think><answer>{number % 7}</answer>" for number in range(200)]
+    with WorkerPool(2) as pool:
+        reward = pool.reward("accuracy")
+        here = reward.scores(completions=texts, answer=["3"] * 200)
+        assert pool._team == []
+        monkeypatch.setattr("rewards.pooled._WORTH_SHARING", 0.0)
+        assert reward.scores(completions=texts, answer=["3"] * 200) == here
+        assert len(pool._team) == 2
+
+
+def test_verifiers_of_somebody_else_are_isolated(pool: WorkerPool) -> None:
+    reward = pool.reward("reasoning_gym")
+    assert isinstance(reward, PooledReward)
+    assert reward.isolated
+    entry = {"question": "1 + 1", "answer": "2", "metadata": {}}
+    column = {"dataset": "chain_sum", "entry": entry}
+    texts = ["<think>r</think><answer>2</answer>", "<think>r</think><answer>3</answer>"]
+    first, second = reward.scores(completions=texts, reasoning_gym=[column] * 2)
+    assert first.value == 1.0
+    assert second.value is not None
+    assert second.value < 1.0
+    broken = reward.scores(completions=texts, reasoning_gym=[column, None])
+    assert [score.failed for score in broken] == [False, True]
+
+
+def test_a_model_stays_with_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rewards.pool.CALLER_ONLY", frozenset({"random"}))
+    with WorkerPool(1) as pool:
+        assert not isinstance(pool.reward("random", {"seed": 3}), PooledReward)
+
+
+NINES = "9" * 20_000
+POWERS = [
+    "9^9^9^9^9",
+    "9**9**9**9",
+    "9^{9^{9^{9^{9}}}}",
+    r"\left(9^{9}\right)^{9^{9^{9}}}",
+    r"10^{10^{10^{10}}}",
+    r"\frac{1}{9^{9^{9^{9}}}}",
+    r"2^{2^{2^{2^{2^{2}}}}}!",
+    "99999999999!",
+    NINES,
+    f"-{NINES}.{NINES}",
+    "(" * 3000 + "1" + ")" * 3000,
+    "{" * 3000 + "1" + "}" * 3000,
+    r"\frac{" * 3000 + "1" + "}{1}" * 3000,
+    r"\sqrt{" * 3000 + "2" + "}" * 3000,
+]
+
+
+@pytest.mark.parametrize("answer_type", ["math", "number"])
+@pytest.mark.parametrize("threaded", [False, True], ids=["main", "thread"])
+def test_bombs_in_an_answer_are_refused_at_once(pool: WorkerPool, answer_type: str, threaded: bool) -> None:
+    reward = pool.reward("accuracy")
+    answers = [f"<think>r</think><answer>{power}</answer>" for power in POWERS]
+    right = "<think>r</think><answer>42</answer>"
+    call = in_thread if threaded else lambda work: work()
+    began = time.monotonic()
+    for golds, texts in (
+        (["42"] * len(POWERS), answers),
+        (POWERS, [right] * len(POWERS)),
+        (POWERS[::-1], answers),
+    ):
+        found = call(
+            lambda texts=texts, golds=golds: reward.scores(
+                completions=texts, answer=golds, answer_type=[answer_type] * len(POWERS)
+            )
+        )
+        assert all(score.value in (0.0, None) and not score.failed for score in found)
+    assert time.monotonic() - began < 3
+    assert call(lambda: reward(completions=[right], answer=["42"])) == [1.0]
