@@ -13,6 +13,14 @@ from rlreason.algorithms.advantages import (
     informative,
     overlong_penalty,
 )
+from rlreason.algorithms.gae import (
+    adapted_coef,
+    explained_variance,
+    generalized_advantages,
+    token_rewards,
+    value_loss,
+    whiten,
+)
 from rlreason.algorithms.kl import KLEstimator, kl_estimate, rewards_with_kl
 from rlreason.algorithms.logprobs import Head, logprobs_from_logits, token_logprobs
 from rlreason.algorithms.losses import (
@@ -35,8 +43,11 @@ __all__ = [
     "PolicyLossInput",
     "PolicyLossOutput",
     "RatioLevel",
+    "adapted_coef",
     "decoupled_rewards",
+    "explained_variance",
     "gdpo_advantages",
+    "generalized_advantages",
     "group_advantages",
     "informative",
     "kl_estimate",
@@ -48,4 +59,7 @@ __all__ = [
     "rewards_with_kl",
     "sampler_weights",
     "token_logprobs",
+    "token_rewards",
+    "value_loss",
+    "whiten",
 ]

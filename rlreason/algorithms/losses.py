@@ -39,7 +39,7 @@ class PolicyLossInput:
 
     logprobs_BT: of the policy being trained, at the sampler's temperature; the only one with a gradient.
     old_logprobs_BT: of the policy that the step's batch was drawn from, by the trainer's own computation.
-    advantages_B: one a completion.
+    advantages: one a completion, (B,), or one a token, (B, T).
     mask_BT: 1 or True for the completion tokens that count; 0 for padding and rows left out.
     reference_logprobs_BT: of the reference policy; needed for KL in the loss, else measured when given.
     sampler_weights_BT: of `sampler_weights`, where sampler and trainer compute different log-probabilities.
@@ -47,7 +47,7 @@ class PolicyLossInput:
 
     logprobs_BT: Tensor
     old_logprobs_BT: Tensor
-    advantages_B: Tensor
+    advantages: Tensor
     mask_BT: Tensor
     reference_logprobs_BT: Tensor | None = None
     sampler_weights_BT: Tensor | None = None
@@ -102,7 +102,7 @@ def policy_loss(
     mask_BT = inputs.mask_BT.bool()
     logprobs_BT = _masked(inputs.logprobs_BT, mask_BT)
     lengths_B1 = mask_BT.sum(-1, keepdim=True).clamp(min=1)
-    advantages_BT = inputs.advantages_B.detach()[:, None].to(logprobs_BT.dtype).expand_as(logprobs_BT)
+    advantages_BT = _spread(inputs.advantages.detach(), mask_BT).to(logprobs_BT.dtype)
 
     log_ratio_BT = logprobs_BT - _masked(inputs.old_logprobs_BT.detach(), mask_BT)
     log_weight_BT = log_ratio_BT
@@ -235,6 +235,13 @@ def _masked(values_BT: Tensor, mask_BT: Tensor) -> Tensor:
     return values_BT.to(wide).masked_fill(~mask_BT, 0.0)
 
 
+def _spread(advantages: Tensor, mask_BT: Tensor) -> Tensor:
+    """Advantages as (B, T), 0 where masked."""
+    if advantages.dim() == 1:
+        advantages = advantages[:, None].expand(mask_BT.shape)
+    return advantages.masked_fill(~mask_BT, 0.0)
+
+
 def _check(
     inputs: PolicyLossInput, kind: LossKind, ratio: RatioLevel, dual_clip: float | None, kl_coef: float
 ) -> None:
@@ -251,8 +258,10 @@ def _check(
             f"log-probs, old log-probs, mask, reference log-probs and sampler weights must all be (B, T), "
             f"got {tuple(shape)} and {shapes}"
         )
-    if inputs.advantages_B.shape != shape[:1]:
-        raise ValueError(f"advantages must be ({shape[0]},), got {tuple(inputs.advantages_B.shape)}")
+    if inputs.advantages.shape not in (shape[:1], shape):
+        raise ValueError(
+            f"advantages must be ({shape[0]},) or {tuple(shape)}, got {tuple(inputs.advantages.shape)}"
+        )
     if kind not in get_args(LossKind):
         raise ValueError(f"unknown loss {kind!r}; known: {', '.join(get_args(LossKind))}")
     if ratio not in get_args(RatioLevel):

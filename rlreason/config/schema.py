@@ -10,16 +10,16 @@ from rlreason.config.base import Section, as_list
 from rlreason.config.checks import cross_field_mistakes
 from rlreason.config.data import PromptConfig, RewardConfig, TaskConfig, expand_rewards
 from rlreason.config.model import ModelConfig
+from rlreason.config.online import GrpoConfig, PpoConfig
 from rlreason.config.training import (
     EvalConfig,
-    GrpoConfig,
     LogConfig,
     PretrainConfig,
     RolloutConfig,
     SftConfig,
 )
 
-StageName = Literal["pretrain", "sft", "grpo"]
+StageName = Literal["pretrain", "sft", "grpo", "ppo"]
 
 CROSS_FIELD = "cross_field"
 """Type of the pydantic error that carries the mistakes of `cross_field_mistakes` in its context."""
@@ -80,6 +80,9 @@ class RunConfig(Section):
     )
     sft: SftConfig = Field(default_factory=SftConfig, description="stage sft: imitate worked solutions")
     grpo: GrpoConfig = Field(default_factory=GrpoConfig, description="stage grpo: learn from the rewards")
+    ppo: PpoConfig = Field(
+        default_factory=PpoConfig, description="stage ppo: learn from the rewards, with a value function"
+    )
     eval: EvalConfig = Field(default_factory=EvalConfig, description="what is measured on held-out questions")
     log: LogConfig = Field(default_factory=LogConfig, description="what is written and shown while training")
 
@@ -87,6 +90,16 @@ class RunConfig(Section):
     def stages(self) -> tuple[StageName, ...]:
         """The stages in the order in which they run."""
         return self.stage
+
+    @property
+    def online_stage(self) -> Literal["grpo", "ppo"]:
+        """The stage that learns from the model's own completions; grpo where there is none."""
+        return "ppo" if "ppo" in self.stage else "grpo"
+
+    @property
+    def online(self) -> GrpoConfig | PpoConfig:
+        """The section of that stage."""
+        return self.ppo if self.online_stage == "ppo" else self.grpo
 
     @model_validator(mode="after")
     def _fields_agree(self) -> Self:

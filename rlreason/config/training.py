@@ -1,4 +1,4 @@
-"""The sections `rollout`, `pretrain`, `sft`, `grpo`, `eval` and `log`: sampling, optimising, recording."""
+"""The sections `rollout`, `pretrain`, `sft`, `eval` and `log`: sampling, imitating, measuring, recording."""
 
 from typing import Annotated, Literal
 
@@ -9,7 +9,7 @@ from rlreason.config.model import Precision
 
 DERIVATIONS = "derivations"
 STYLES = ("guess", "steps")
-STAGES = ("pretrain", "sft", "grpo")
+STAGES = ("pretrain", "sft", "grpo", "ppo")
 """In the order in which they make sense."""
 
 
@@ -126,96 +126,6 @@ class SftConfig(Section):
     def style_shares(self) -> dict[str, float]:
         """The shares of the styles with the default filled in; they sum to 1."""
         return dict(self.styles) or {"steps": 1.0}
-
-
-class KlConfig(Section):
-    """Penalty for moving away from a reference model. A cheap estimate is recorded even where coef is 0."""
-
-    coef: float = Field(default=0.0, ge=0, description="weight of the penalty; 0 = none")
-    estimator: Literal["k1", "k2", "k3"] = Field(
-        default="k3", description="estimator of the divergence (Schulman's note on approximating KL)"
-    )
-    where: Literal["loss", "reward"] = Field(
-        default="loss", description="add the penalty to the loss or to the reward"
-    )
-    correction: bool = Field(
-        default=False, description="weigh the penalty in the loss by the importance ratio (arXiv 2512.02556)"
-    )
-    reference: str = Field(
-        default="start",
-        min_length=1,
-        description="start (the model before the stage), adapter_off, or the path or name of a model",
-    )
-
-
-class GrpoConfig(Section):
-    """Group-relative policy optimisation and its relatives. A loss is named after its paper, see docs."""
-
-    steps: int = Field(default=100, ge=1, description="times to sample, score and update")
-    prompts_per_step: int = Field(default=8, ge=1, description="different questions in a step")
-    group_size: int = Field(
-        default=8, ge=2, description="completions of each question; they are compared, so 2 or more"
-    )
-    epochs: int = Field(default=1, ge=1, description="passes over the completions of a step")
-    minibatches: int = Field(
-        default=1, ge=1, description="optimizer steps in a pass; divides prompts_per_step"
-    )
-    micro_batch_tokens: int = Field(
-        default=8192,
-        ge=1,
-        description="tokens in one forward and backward pass; bounds memory, changes no result",
-    )
-    loss: Literal["dr_grpo", "grpo", "dapo", "bnpo", "cispo"] = Field(
-        default="dr_grpo", description="policy loss and what it is divided by"
-    )
-    ratio: Literal["token", "sequence"] = Field(
-        default="token", description="importance ratio of a token, or of the whole completion (GSPO)"
-    )
-    clip_low: float = Field(
-        default=0.2, gt=0, le=1, description="the ratio is clipped below 1 - clip_low; cispo does not"
-    )
-    clip_high: float = Field(default=0.2, gt=0, description="the ratio is clipped above 1 + clip_high")
-    dual_clip: float | None = Field(
-        default=None, gt=1, description="bound on the ratio where the advantage is negative; null = none"
-    )
-    advantage_scale: Literal["none", "group", "batch"] = Field(
-        default="none",
-        description="divide advantages by the standard deviation of the group, the batch, or not",
-    )
-    combine: Literal["sum", "gdpo"] = Field(
-        default="sum",
-        description="compare the sums of the rewards, or normalise each reward in its group first (GDPO)",
-    )
-    baseline: Literal["mean", "leave_one_out"] = Field(
-        default="mean", description="subtract the group's mean reward, or that of the others (RLOO)"
-    )
-    kl: KlConfig = Field(
-        default_factory=KlConfig, description="penalty for moving away from a reference model"
-    )
-    mask_truncated: bool = Field(
-        default=False, description="leave completions that were cut off out of the loss and the baseline"
-    )
-    overlong_buffer: int = Field(
-        default=0, ge=0, description="tokens before the limit in which a penalty grows (DAPO); 0 = off"
-    )
-    overlong_weight: float = Field(default=1.0, ge=0, description="penalty at the length limit")
-    dynamic_sampling: int = Field(
-        default=0,
-        ge=0,
-        description="extra rounds to replace groups whose rewards are all equal (DAPO); 0 = off",
-    )
-    sampler_correction: float | None = Field(
-        default=2.0,
-        ge=1,
-        description="cap of the sampler-to-trainer importance weights; null = no correction",
-    )
-    share_prompt: bool = Field(
-        default=True, description="compute a prompt once for its group; changes no result"
-    )
-    stop_after_uninformative: int = Field(
-        default=20, ge=0, description="stop after this many steps in a row without any signal; 0 = never"
-    )
-    optim: OptimConfig = Field(default_factory=OptimConfig, description="optimizer of this stage")
 
 
 class EvalConfig(Section):

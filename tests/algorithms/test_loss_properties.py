@@ -67,7 +67,7 @@ def cases(draw: st.DrawFn) -> Case:
     inputs = PolicyLossInput(
         logprobs_BT=logprobs,
         old_logprobs_BT=logprobs - 0.5 * normal(rows, length),
-        advantages_B=normal(rows),
+        advantages=normal(rows),
         mask_BT=torch.arange(length) < tokens_B[:, None],
         reference_logprobs_BT=logprobs - 0.5 * normal(rows, length),
         sampler_weights_BT=normal(rows, length).exp().clamp(max=2.0),
@@ -108,11 +108,11 @@ def test_padding_may_hold_anything(case: Case, before: int, after: int) -> None:
 @steady
 @given(case=cases(), order=st.randoms(use_true_random=False))
 def test_row_order_does_not_matter(case: Case, order: Any) -> None:
-    rows = case.inputs.advantages_B.shape[0]
+    rows = case.inputs.advantages.shape[0]
     permutation = torch.tensor(order.sample(range(rows), rows))
     shuffled = replace(
         case.inputs,
-        **{name: getattr(case.inputs, name)[permutation] for name in [*FIELDS, "advantages_B"]},
+        **{name: getattr(case.inputs, name)[permutation] for name in [*FIELDS, "advantages"]},
     )
     loss, gradient, metrics = run(case.inputs, case.options, case.denominator())
     shuffled_loss, shuffled_gradient, shuffled_metrics = run(shuffled, case.options, case.denominator())
@@ -126,7 +126,7 @@ def test_row_order_does_not_matter(case: Case, order: Any) -> None:
 def test_any_split_into_micro_batches_adds_up_to_the_whole(case: Case, sizes: list[int]) -> None:
     """Each part is also cut to its longest row, as a loop that sorts by length does."""
     denominator = case.denominator()
-    rows = case.inputs.advantages_B.shape[0]
+    rows = case.inputs.advantages.shape[0]
     bounds = [min(rows, sum(sizes[:n])) for n in range(6)]
     losses, gradients, metrics = [], [], []
     for start, stop in itertools.pairwise(bounds):
@@ -135,7 +135,7 @@ def test_any_split_into_micro_batches_adds_up_to_the_whole(case: Case, sizes: li
         width = int(case.inputs.mask_BT[start:stop].sum(-1).max())
         part = replace(
             case.inputs,
-            advantages_B=case.inputs.advantages_B[start:stop],
+            advantages=case.inputs.advantages[start:stop],
             **{name: getattr(case.inputs, name)[start:stop, :width] for name in FIELDS},
         )
         loss, gradient, metric = run(part, case.options, denominator)
@@ -162,7 +162,7 @@ def test_at_ratio_one_the_gradient_is_reinforce(case: Case) -> None:
     _, gradient, metrics = run(on_policy, options, case.denominator())
     mask = case.inputs.mask_BT.double()
     weights = mask / mask.sum(-1, keepdim=True).clamp(min=1) if options["kind"] == "grpo" else mask
-    same(gradient, -case.inputs.advantages_B[:, None] * weights / case.denominator())
+    same(gradient, -case.inputs.advantages[:, None] * weights / case.denominator())
     assert metrics["ratio_max_deviation"] == 0
 
 
@@ -190,7 +190,7 @@ def test_gradcheck(kind: LossKind, ratio: RatioLevel, estimator: KLEstimator, co
     inputs = PolicyLossInput(
         logprobs_BT=logprobs,
         old_logprobs_BT=logprobs - ratios.log(),
-        advantages_B=torch.tensor([1.0, 0.5, 2.0, -1.0, -0.5, -2.0], dtype=torch.float64),
+        advantages=torch.tensor([1.0, 0.5, 2.0, -1.0, -0.5, -2.0], dtype=torch.float64),
         mask_BT=torch.tensor([[1, 1]] * 6),
         reference_logprobs_BT=logprobs.flip(0),
         sampler_weights_BT=torch.rand(6, 2, generator=generator, dtype=torch.float64) + 0.5,

@@ -64,7 +64,7 @@ def our_inputs(model: Any, batch: dict[str, Tensor], **more: Tensor) -> PolicyLo
     return PolicyLossInput(
         logprobs_BT=current_logprobs(model, batch),
         old_logprobs_BT=batch["old_per_token_logps"],
-        advantages_B=batch["advantages"],
+        advantages=batch["advantages"],
         mask_BT=batch["completion_mask"],
         reference_logprobs_BT=batch["ref_per_token_logps"],
         **more,
