@@ -64,12 +64,13 @@ def _start_of_model(config: "RunConfig") -> Iterator[Mistake]:
             "set model.precision to bfloat16 or auto, or model.attention to sdpa",
             ("model.attention", "model.precision"),
         )
-    if config.grpo.kl.reference == "adapter_off" and model.lora is None:
-        yield Mistake(
-            "grpo.kl.reference: adapter_off needs an adapter to switch off; set model.lora (model.lora={} "
-            "takes its defaults) or use start",
-            ("grpo.kl.reference", "model.lora"),
-        )
+    for stage, section in (("grpo", config.grpo), ("ppo", config.ppo)):
+        if section.kl.reference == "adapter_off" and model.lora is None:
+            yield Mistake(
+                f"{stage}.kl.reference: adapter_off needs an adapter to switch off; set model.lora "
+                "(model.lora={} takes its defaults) or use start",
+                (f"{stage}.kl.reference", "model.lora"),
+            )
 
 
 def _shape_of_scratch(config: "RunConfig") -> Iterator[Mistake]:
@@ -226,12 +227,13 @@ def _loss(config: "RunConfig") -> Iterator[Mistake]:
         )
     if grpo.combine == "gdpo":
         yield from _gdpo(config)
-    if grpo.overlong_buffer >= config.rollout.max_new_tokens:
-        yield Mistake(
-            f"grpo.overlong_buffer: {grpo.overlong_buffer} is not below rollout.max_new_tokens = "
-            f"{config.rollout.max_new_tokens}; lower it (0 = off)",
-            ("grpo.overlong_buffer", "rollout.max_new_tokens"),
-        )
+    for stage, section in (("grpo", config.grpo), ("ppo", config.ppo)):
+        if section.overlong_buffer >= config.rollout.max_new_tokens:
+            yield Mistake(
+                f"{stage}.overlong_buffer: {section.overlong_buffer} is not below rollout.max_new_tokens = "
+                f"{config.rollout.max_new_tokens}; lower it (0 = off)",
+                (f"{stage}.overlong_buffer", "rollout.max_new_tokens"),
+            )
 
 
 def _gdpo(config: "RunConfig") -> Iterator[Mistake]:
@@ -258,13 +260,32 @@ def _gdpo(config: "RunConfig") -> Iterator[Mistake]:
 
 
 def _sizes(config: "RunConfig") -> Iterator[Mistake]:
-    grpo = config.grpo
-    prompts = grpo.prompts_per_step
-    if prompts % grpo.minibatches:
+    for stage, section in (("grpo", config.grpo), ("ppo", config.ppo)):
+        prompts = section.prompts_per_step
+        if prompts % section.minibatches:
+            yield Mistake(
+                f"{stage}.minibatches: {section.minibatches} does not divide the {prompts} groups of a step "
+                f"(prompts_per_step), and a group stays whole; give one of {_divisors(prompts)}",
+                (f"{stage}.minibatches", f"{stage}.prompts_per_step"),
+            )
+    critic, ppo = config.ppo.critic, config.ppo
+    if critic.warmup_steps >= ppo.steps:
         yield Mistake(
-            f"grpo.minibatches: {grpo.minibatches} does not divide the {prompts} groups of a step "
-            f"(prompts_per_step), and a group stays whole; give one of {_divisors(prompts)}",
-            ("grpo.minibatches", "grpo.prompts_per_step"),
+            f"ppo.critic.warmup_steps: {critic.warmup_steps} leaves none of ppo.steps = {ppo.steps} to the "
+            "policy; lower it or raise ppo.steps",
+            ("ppo.critic.warmup_steps", "ppo.steps"),
+        )
+    if critic.kind == "shared" and critic.start != "auto":
+        yield Mistake(
+            f"ppo.critic.start: {critic.start!r} is for ppo.critic.kind = separate; a shared one starts from "
+            "the policy; remove it or change the kind",
+            ("ppo.critic.start", "ppo.critic.kind"),
+        )
+    if {"grpo", "ppo"} <= set(config.stages):
+        yield Mistake(
+            "stage: grpo and ppo are two ways to do the same; name one of them, and start a second run from "
+            "the first one's model (model.path) to do both",
+            ("stage",),
         )
     in_order = tuple(stage for stage in STAGES if stage in config.stages)
     if config.stages != in_order:

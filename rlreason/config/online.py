@@ -127,6 +127,14 @@ class PpoKlConfig(Section):
         description="start (the model before the stage), adapter_off, or the path or name of a model",
     )
 
+    @property
+    def where(self) -> Literal["reward"]:
+        return "reward"
+
+    @property
+    def correction(self) -> bool:
+        return False
+
 
 class CriticOptimConfig(OptimConfig):
     """As the policy's, with the higher learning rate that a value function bears and needs."""
@@ -161,12 +169,12 @@ class PpoConfig(OnlineConfig):
     """Proximal policy optimisation (arXiv 1707.06347) with a learned value function as its baseline."""
 
     group_size: int = Field(default=1, ge=1, description="completions of each question")
-    gamma: float = Field(default=1.0, gt=0, le=1, description="discount of a reward for each token it is off")
+    gamma: float = Field(default=1.0, gt=0, le=1, description="discount of a reward for each token")
     gae_lambda: float = Field(
         default=0.95,
         ge=0,
         le=1,
-        description="weight of longer looks ahead; 1 = the whole rest, 0 = one token",
+        description="weight of looking further ahead; 1 = the whole rest, 0 = one token",
     )
     whiten_advantages: bool = Field(
         default=True, description="scale the advantages of a step to mean 0 and deviation 1, over its tokens"

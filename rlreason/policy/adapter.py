@@ -13,7 +13,7 @@ def causal_lm_of(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def with_adapter(model: Any, lora: Any) -> Any:
+def with_adapter(model: Any, lora: Any, *, task_type: str | None = "CAUSAL_LM") -> Any:
     """Wrap `model` with a fresh adapter of shape `lora` (`config.LoraConfig`), which starts as the identity.
 
     Raises UserError if its targets fit no layer, or one of two layers that share their weight.
@@ -26,7 +26,7 @@ def with_adapter(model: Any, lora: Any) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules=targets,
-        task_type="CAUSAL_LM",
+        task_type=task_type,
     )
     try:
         adapted = get_peft_model(model, adapter)

@@ -4,34 +4,47 @@ Safetensors and JSON only: nothing is ever unpickled.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from rlreason.errors import UserError
 from rlreason.policy.model import Policy
 
 _FOLDER = "trainer"
 _ADAPTER = "adapter.safetensors"
+_BESIDE = "beside.safetensors"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save_training_state(
-    directory: Path, policy: Policy, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    directory: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    beside: Mapping[str, nn.Parameter] | None = None,
 ) -> None:
-    """Write the loadable model to `directory`, and the training state beside it in `trainer/`."""
+    """Write the loadable model to `directory`, and the training state beside it in `trainer/`.
+
+    `beside` are parameters that train with the policy and are none of its own: a critic's.
+    """
     policy.save(directory)
     folder = directory / _FOLDER
     folder.mkdir()
-    names = {id(parameter): name for name, parameter in policy.trainable().items()}
+    beside = beside or {}
+    trainable = {**policy.trainable(), **beside}
+    names = {id(parameter): name for name, parameter in trainable.items()}
     if policy.has_adapter:  # without one, the model beside it is what trains
-        weights = {name: parameter.detach().contiguous() for name, parameter in policy.trainable().items()}
-        save_file(weights, folder / _ADAPTER)
+        save_file(_weights(policy.trainable()), folder / _ADAPTER)
+    if beside:
+        save_file(_weights(beside), folder / _BESIDE)
     moments: dict[str, torch.Tensor] = {}
-    steps = dict.fromkeys(policy.trainable(), 0.0)  # 0: no gradient so far, so the optimizer holds nothing
+    steps = dict.fromkeys(trainable, 0.0)  # 0: no gradient so far, so the optimizer holds nothing
     for parameter, entry in optimizer.state.items():
         name = names[id(parameter)]
         steps[name] = float(entry["step"])
@@ -42,23 +55,35 @@ def save_training_state(
     (folder / "state.json").write_text(text, encoding="utf-8")
 
 
-def load_training_state(directory: Path, policy: Policy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Put a saved state back into `policy` and `optimizer`, and return its `state`.
+def _weights(parameters: Mapping[str, nn.Parameter]) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach().contiguous() for name, parameter in parameters.items()}
+
+
+def load_training_state(
+    directory: Path,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer,
+    beside: Mapping[str, nn.Parameter] | None = None,
+) -> dict[str, Any]:
+    """Put a saved state back into `policy`, `optimizer` and what is `beside`, and return its `state`.
 
     `policy` was loaded from `directory`, or, where it has an adapter, from the model the stage started from.
     Raises UserError naming the file if one is missing or does not fit the model.
     """
     folder = directory / _FOLDER
+    beside = beside or {}
     try:
         state: dict[str, Any] = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         weights = load_file(folder / _ADAPTER) if policy.has_adapter else {}
+        if beside:
+            weights |= load_file(folder / _BESIDE)
         moments = load_file(folder / "optimizer.safetensors")
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"{folder} cannot be read ({error}). Delete the checkpoint {directory.name} to go on from the "
             "one before."
         ) from error
-    parameters = policy.trainable()
+    parameters = {**policy.trainable(), **beside}
     steps = state.pop("optimizer_steps")
     if steps.keys() != parameters.keys():
         different = sorted(steps.keys() ^ parameters.keys())[:3]

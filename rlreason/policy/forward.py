@@ -34,16 +34,23 @@ class CompletionLogprobs(nn.Module):
         self.shareable = True
         self._autocast = policy.autocast
 
+    @property
+    def trunk(self) -> Any:
+        """The decoder without its head."""
+        return causal_lm_of(self.model).base_model
+
     def forward(self, packed: Packed, temperature: float) -> tuple[Tensor, Tensor]:
         """Return `(logprobs_CT, entropy_CT)` at `temperature`, 0 where `mask_CT` is 0. Natural logs."""
+        logprobs_CT, entropy_CT, _ = self.with_states(packed, temperature)
+        return logprobs_CT, entropy_CT
+
+    def with_states(self, packed: Packed, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """As `forward`, and what the head was applied to, one row for each 1 of the mask, in its order.
+
+        Those are the hidden states from which each token was predicted; logits where `chunked` is False.
+        """
         causal_lm = causal_lm_of(self.model)
-        attention: Any = packed.valid_NW if packed.attention_N1WW is None else packed.attention_N1WW
-        inputs = {
-            "input_ids": packed.ids_NW,
-            "position_ids": packed.positions_NW,
-            "attention_mask": attention,
-            "use_cache": False,
-        }
+        inputs = inputs_of(packed)
         kept = packed.mask_CT.bool()
         source, targets = packed.source_CT[kept], packed.targets_CT[kept]
         head: Any
@@ -61,7 +68,18 @@ class CompletionLogprobs(nn.Module):
                 states, head, targets, temperature=temperature, softcap=softcap
             )
         zeros = torch.zeros(packed.mask_CT.shape, device=flat_logprobs.device)
-        return zeros.masked_scatter(kept, flat_logprobs), zeros.masked_scatter(kept, flat_entropy.detach())
+        logprobs_CT = zeros.masked_scatter(kept, flat_logprobs)
+        return logprobs_CT, zeros.masked_scatter(kept, flat_entropy.detach()), states
+
+
+def inputs_of(packed: Packed) -> dict[str, Any]:
+    """The arguments of a decoder's forward pass over packed rows."""
+    return {
+        "input_ids": packed.ids_NW,
+        "position_ids": packed.positions_NW,
+        "attention_mask": packed.valid_NW if packed.attention_N1WW is None else packed.attention_N1WW,
+        "use_cache": False,
+    }
 
 
 @torch.no_grad()
@@ -100,7 +118,7 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
             shareable = False
     finally:
         forward._autocast = autocast
-    if _windowed(_text_config(policy.model)):
+    if is_windowed(_text_config(policy.model)):
         # The probe may well fit into the window, beyond which a block mask would take its place.
         shareable = False
         notes.append("this model's attention has a sliding window: each completion repeats its prompt")
@@ -114,7 +132,7 @@ def _text_config(model: Any) -> Any:
     return causal_lm_of(model).config.get_text_config()
 
 
-def _windowed(config: Any) -> bool:
+def is_windowed(config: Any) -> bool:
     """Whether some layer attends to the last few positions only, or to its own chunk of them."""
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:

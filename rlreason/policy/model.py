@@ -100,7 +100,7 @@ def load_policy(
     if config.lora is not None:
         model = with_adapter(model, config.lora)
     if not dropout:
-        _switch_dropout_off(model)
+        switch_dropout_off(model)
     model.to(device).train()
     return Policy(
         model=model,
@@ -111,7 +111,7 @@ def load_policy(
     )
 
 
-def _switch_dropout_off(model: nn.Module) -> None:
+def switch_dropout_off(model: nn.Module) -> None:
     """Also of attention, whose dropout is no module but a number (`attention_dropout`) in its own."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):

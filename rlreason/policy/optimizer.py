@@ -8,21 +8,19 @@ import torch
 from torch import nn
 
 
-def build_optimizer(parameters: Mapping[str, nn.Parameter], optim: Any) -> torch.optim.AdamW:
-    """AdamW (arXiv 1711.05101) over `parameters`; decay acts on matrices only, not on norms and biases."""
-    matrices = [p for p in parameters.values() if p.dim() >= 2]
-    vectors = [p for p in parameters.values() if p.dim() < 2]
-    groups = [
-        {"params": matrices, "weight_decay": optim.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=optim.lr,
-        betas=(optim.beta1, optim.beta2),
-        eps=optim.eps,
-        fused=True,
-    )
+def build_optimizer(parts: Mapping[str, tuple[Mapping[str, nn.Parameter], Any]]) -> torch.optim.AdamW:
+    """AdamW (arXiv 1711.05101) over the parameters of each part, each with settings of its own (`optim`).
+
+    Decay acts on matrices only, not on norms and biases. A group's key "part" names where it belongs.
+    """
+    groups: list[dict[str, Any]] = []
+    for part, (parameters, optim) in parts.items():
+        settings = {"part": part, "lr": optim.lr, "betas": (optim.beta1, optim.beta2), "eps": optim.eps}
+        matrices = [p for p in parameters.values() if p.dim() >= 2]
+        vectors = [p for p in parameters.values() if p.dim() < 2]
+        groups.append({"params": matrices, "weight_decay": optim.weight_decay, **settings})
+        groups.append({"params": vectors, "weight_decay": 0.0, **settings})
+    return torch.optim.AdamW([group for group in groups if group["params"]], fused=True)
 
 
 def learning_rate(optim: Any, update: int, total: int) -> float:

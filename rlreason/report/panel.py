@@ -33,6 +33,9 @@ NUMBERS = {
     "truncated": "cut off",
     "failed": "failed",
     "sampler_gap": "sampler gap",
+    "explained_variance": "critic fit",
+    "value_loss": "value loss",
+    "kl_coef": "KL weight",
 }
 NEXT_TO_NOTHING = 0.005  # parts that would read "0%" are left out
 _NOT_PARTS = frozenset({"total", "tokens_per_s", "left"})

@@ -19,6 +19,7 @@ _COLUMNS = {
     "failed": ("failed", 6),
     "truncated": ("cut off", 7),
     "kl": ("KL", 7),
+    "explained_variance": ("critic", 6),
     "entropy": ("entropy", 7),
     "loss": ("loss", 7),
     "grad_norm": ("gradient", 8),

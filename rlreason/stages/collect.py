@@ -7,6 +7,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from rewards import RubricScore
 from rlreason.policy.chat import RenderedPrompt, Renderer
 from rlreason.rollout import Engine, Request, Sampling
@@ -15,9 +17,24 @@ from rlreason.seeds import derive_seed
 from rlreason.types import Rollout
 
 
+@dataclass(frozen=True)
+class TokenTargets:
+    """What PPO knows of each token of a completion, (T,) each, from before the step's update.
+
+    `advantages` and `returns` are what policy and critic are trained on; `values` are the critic's own then.
+    """
+
+    values: Tensor
+    advantages: Tensor
+    returns: Tensor
+
+
 @dataclass
 class Sample:
-    """One completion on its way through a step. `group` numbers its prompt within the step."""
+    """One completion on its way through a step. `group` numbers its prompt within the step.
+
+    `advantage` is that of the completion; where each token has its own (`tokens`), the mean of theirs.
+    """
 
     group: int
     prompt: RenderedPrompt
@@ -26,6 +43,7 @@ class Sample:
     score: RubricScore
     reward: float | None
     advantage: float = 0.0
+    tokens: TokenTargets | None = None
 
     @property
     def truncated(self) -> bool:

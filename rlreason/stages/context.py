@@ -17,6 +17,7 @@ from rlreason.tasks import TaskData
 @dataclass
 class RunContext:
     """`start` is the model directory that the next stage starts from; None means what the config names.
+    `reward_model` is the one that the run has trained, if it has.
 
     `before` and `after` are the evaluations around the reinforcement-learning stage.
     """
@@ -28,6 +29,7 @@ class RunContext:
     scorer: Scorer
     accelerator: Any
     start: Path | None = None
+    reward_model: Path | None = None
     before: Evaluation | None = None
     after: Evaluation | None = None
 

@@ -1,49 +1,72 @@
-"""Stage `grpo`: group-relative policy optimisation (arXiv 2402.03300) and its relatives.
+"""The loop of the stages that learn from the model's own completions: `grpo` and `ppo`.
 
-The loop is `train_grpo`, and it reads: sample, score, advantage, update, record.
+It is `train_online`, and it reads: sample, score, advantage, update, record. How a reward becomes an
+advantage is all that the stages differ in; each is a `Method`, in `rlreason.stages.grpo` and
+`rlreason.stages.ppo`.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 
-from rlreason.algorithms import (
-    decoupled_rewards,
-    gdpo_advantages,
-    group_advantages,
-    informative,
-    overlong_penalty,
-)
+from rlreason.algorithms import overlong_penalty
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
 from rlreason.scoring import failures
 from rlreason.stages.clock import Clock
 from rlreason.stages.collect import Sample
 from rlreason.stages.context import RunContext
-from rlreason.stages.grpo_setup import GrpoSetup, evaluate, prepare, save_checkpoint
 from rlreason.stages.interrupt import Interrupts
+from rlreason.stages.loop_setup import OnlineSetup, evaluate, prepare, save_checkpoint
 from rlreason.stages.record import sample_records, step_record
 from rlreason.stages.update import UpdateResult
 
 
-def train_grpo(context: RunContext) -> None:
+class Method:
+    """What a stage makes of rewards. `state` is kept in checkpoints and given back by `restore`."""
+
+    rounds: int = 0
+    """Further rounds of sampling in a step, to replace groups that are not `informative`."""
+
+    def informative(self, samples: Sequence[Sample]) -> list[bool]:
+        """Whether each sample's group can teach something; asked only where there are `rounds`."""
+        return [True] * len(samples)
+
+    def advantage(self, setup: OnlineSetup, samples: Sequence[Sample]) -> dict[str, float | None]:
+        """Fill in each sample's advantage, and return what was measured. An abstention has no part in it."""
+        raise NotImplementedError
+
+    def signal(self, samples: Sequence[Sample]) -> float:
+        """The share of the step's groups that teach something, in [0, 1]; 0 is a step in vain."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        pass
+
+
+def train_online(context: RunContext, method: Method) -> None:
     """Run the stage to its last step; afterwards `context.start` is the trained model's directory."""
-    setup = prepare(context)
+    setup = prepare(context, method)
     clock = Clock()
     with Interrupts() as interrupts:
-        while setup.step < context.config.grpo.steps and not requested(context, interrupts):
+        while setup.step < context.config.online.steps and not requested(context, interrupts):
             clock.start()
             step = setup.step + 1
             samples, drawn = sample_and_score(context, setup, step, clock)
-            advantage(context, setup, samples)
+            measured = method.advantage(setup, samples)
             clock.lap("advantage")
             result = setup.updater.update(samples, step)
             setup.engine.refresh()
             clock.lap("update")
             setup.step = step
-            record(context, setup, samples, drawn, result, clock)
-    if setup.step < context.config.grpo.steps:
+            record(context, setup, samples, drawn, result, measured, clock)
+    if setup.step < context.config.online.steps:
         save_checkpoint(context, setup)
         raise KeyboardInterrupt(interrupts.requested)
     finish(context, setup)
@@ -60,30 +83,30 @@ def requested(context: RunContext, interrupts: Interrupts) -> bool:
 
 
 def sample_and_score(
-    context: RunContext, setup: GrpoSetup, step: int, clock: Clock
+    context: RunContext, setup: OnlineSetup, step: int, clock: Clock
 ) -> tuple[list[Sample], list[Sample]]:
     """Draw and score the step's groups; every process returns those of all processes.
 
     Returns the samples to learn from, and all that were drawn for them. With dynamic sampling (DAPO, arXiv
     2503.14476, section 3.2) groups whose rewards are all equal are replaced from further questions, for at
-    most `dynamic_sampling` rounds; what is still without signal then fills the step up. Raises UserError
+    most `rounds` rounds; what is still without signal then fills the step up. Raises UserError
     if a reward has failed on too many of the completions.
     """
-    config = context.config.grpo
+    config, method = context.config.online, setup.method
     kept: list[Sample] = []
     spare: list[Sample] = []
     drawn: list[Sample] = []
-    for round_number in range(config.dynamic_sampling + 1):
+    for round_number in range(method.rounds + 1):
         missing = config.prompts_per_step - len({sample.group for sample in kept})
         if missing == 0:
             break
         first = round_number * config.prompts_per_step
         fresh = draw(context, setup, step, first, missing, clock)
         drawn += fresh
-        if config.dynamic_sampling == 0:
+        if method.rounds == 0:
             kept = fresh
             break
-        flags = informative(*_comparable(context.config, fresh)).tolist()
+        flags = method.informative(fresh)
         with_signal = {sample.group for sample, flag in zip(fresh, flags, strict=True) if flag}
         kept += [sample for sample in fresh if sample.group in with_signal]
         spare += [sample for sample in fresh if sample.group not in with_signal]
@@ -94,7 +117,7 @@ def sample_and_score(
 
 
 def draw(
-    context: RunContext, setup: GrpoSetup, step: int, first_group: int, count: int, clock: Clock
+    context: RunContext, setup: OnlineSetup, step: int, first_group: int, count: int, clock: Clock
 ) -> list[Sample]:
     """Sample and score `count` further prompts, shared out over the processes."""
     accelerator = context.accelerator
@@ -114,65 +137,23 @@ def apply_overlong(context: RunContext, samples: list[Sample]) -> None:
     """Soft overlong punishment (DAPO, eq. 13), and masking of truncated completions."""
     config = context.config
     for sample in samples:
-        if config.grpo.mask_truncated and sample.truncated:
+        if config.online.mask_truncated and sample.truncated:
             sample.reward = None
-        if config.grpo.overlong_buffer and sample.reward is not None:
-            sample.reward += config.grpo.overlong_weight * _overlong(config, sample)
+        if config.online.overlong_buffer and sample.reward is not None:
+            sample.reward += config.online.overlong_weight * overlong(config, sample)
 
 
-def _overlong(config: RunConfig, sample: Sample) -> float:
+def overlong(config: RunConfig, sample: Sample) -> float:
     """The punishment of a sample, in [-1, 0]."""
     length = torch.tensor([len(sample.rollout.completion_ids)])
-    limit, buffer = config.rollout.max_new_tokens, config.grpo.overlong_buffer
+    limit, buffer = config.rollout.max_new_tokens, config.online.overlong_buffer
     return float(overlong_penalty(length, max_new_tokens=limit, buffer=buffer))
 
 
-def _rewards_and_groups(samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
+def rewards_and_groups(samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
     """Rewards and group numbers, one a sample; NaN is an abstention."""
     rewards = [math.nan if sample.reward is None else sample.reward for sample in samples]
     return torch.tensor(rewards, dtype=torch.float64), torch.tensor([sample.group for sample in samples])
-
-
-def _terms(config: RunConfig, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
-    """For GDPO: what each term of the reward counted, (B, K), NaN for abstentions, and weights, (K,)."""
-    weights = {name: term.weight for name, term in config.rewards.items() if term.weight != 0}
-    rows: list[list[float | None]] = []
-    for sample in samples:
-        row = [sample.score.counted[name] for name in weights]
-        if config.grpo.overlong_buffer:
-            row.append(_overlong(config, sample))
-        rows.append([None] * len(row) if sample.reward is None else row)
-    values = [[math.nan if value is None else value for value in row] for row in rows]
-    factors = list(weights.values()) + [config.grpo.overlong_weight] * bool(config.grpo.overlong_buffer)
-    return torch.tensor(values, dtype=torch.float64), torch.tensor(factors, dtype=torch.float64)
-
-
-def _comparable(config: RunConfig, samples: list[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the completions of a group are compared by, and group numbers."""
-    rewards_B, group_B = _rewards_and_groups(samples)
-    if config.grpo.combine == "gdpo":
-        values_BK, weights_K = _terms(config, samples)
-        rewards_B = decoupled_rewards(values_BK, group_B, weights_K=weights_K)
-    return rewards_B, group_B
-
-
-# ---------------------------------------------------------------------- advantage
-
-
-def advantage(context: RunContext, setup: GrpoSetup, samples: list[Sample]) -> None:
-    """Fill in each sample's advantage, relative to its group; an abstention is left out of both."""
-    config = context.config.grpo
-    setup.updater.penalize_kl(samples)
-    rewards_B, group_B = _rewards_and_groups(samples)
-    if config.combine == "gdpo":
-        values_BK, weights_K = _terms(context.config, samples)
-        advantages = gdpo_advantages(values_BK, group_B, weights_K=weights_K)
-    else:
-        advantages = group_advantages(
-            rewards_B, group_B, baseline=config.baseline, scale=config.advantage_scale
-        )
-    for sample, value in zip(samples, advantages.tolist(), strict=True):
-        sample.advantage = value
 
 
 # ---------------------------------------------------------------------- record
@@ -180,35 +161,38 @@ def advantage(context: RunContext, setup: GrpoSetup, samples: list[Sample]) -> N
 
 def record(
     context: RunContext,
-    setup: GrpoSetup,
+    setup: OnlineSetup,
     samples: list[Sample],
     drawn: list[Sample],
     result: UpdateResult,
+    measured: dict[str, float | None],
     clock: Clock,
 ) -> None:
     """Write and show the step; save and evaluate when it is time; stop a run that gets no signal."""
-    config = context.config
-    line = step_record(config, setup.step, samples, drawn, result, main=context.scorer.main)
-    setup.without_signal = 0 if line["informative"] else setup.without_signal + 1
+    config, settings = context.config, context.config.online
+    signal = setup.method.signal(samples)
+    numbers = {"informative": signal, **result.record(), **measured}
+    line = step_record(config, setup.step, samples, drawn, numbers, main=context.scorer.main)
+    setup.without_signal = 0 if signal else setup.without_signal + 1
     clock.lap("record")
-    line["time"] = clock.finish(tokens=line["tokens"], steps_left=config.grpo.steps - setup.step)
-    context.run.append_samples(sample_records(setup.step, samples))
+    line["time"] = clock.finish(tokens=line["tokens"], steps_left=settings.steps - setup.step)
+    context.run.append_samples(sample_records(config.online_stage, setup.step, samples))
     context.run.append_metrics(line)
     context.view.step(line)
     tell_failures(context, setup, drawn)
     if config.log.sample_every and setup.step % config.log.sample_every == 0:
         show_sample(context, samples)
-    if config.eval.every and setup.step % config.eval.every == 0 and setup.step < config.grpo.steps:
+    if config.eval.every and setup.step % config.eval.every == 0 and setup.step < settings.steps:
         evaluate(context, setup, f"step-{setup.step:06d}")
     every = config.log.checkpoint_every
-    if setup.step == config.grpo.steps or (every and setup.step % every == 0):
+    if setup.step == settings.steps or (every and setup.step % every == 0):
         save_checkpoint(context, setup)
-    limit = config.grpo.stop_after_uninformative
+    limit = settings.stop_after_uninformative
     if limit and setup.without_signal >= limit:
-        raise UserError(no_signal_text(limit, samples))
+        raise UserError(no_signal_text(config.online_stage, limit, samples))
 
 
-def tell_failures(context: RunContext, setup: GrpoSetup, drawn: list[Sample]) -> None:
+def tell_failures(context: RunContext, setup: OnlineSetup, drawn: list[Sample]) -> None:
     """Say once in a stage of each reward that has failed, and how; the counts go on in the metrics."""
     for name, failed in failures([sample.score for sample in drawn]).items():
         if name not in setup.told:
@@ -226,7 +210,7 @@ def show_sample(context: RunContext, samples: list[Sample]) -> None:
     context.view.sample(shown.prompt.example.question, text, scores, shown.advantage)
 
 
-def no_signal_text(limit: int, samples: list[Sample]) -> str:
+def no_signal_text(stage: str, limit: int, samples: list[Sample]) -> str:
     """Name the likely cause of a run without signal, and the remedy."""
     truncated = sum(s.truncated for s in samples) / len(samples)
     best = max((s.reward for s in samples if s.reward is not None), default=None)
@@ -241,12 +225,12 @@ def no_signal_text(limit: int, samples: list[Sample]) -> str:
     else:
         cause = "all completions of a question earn the same: take harder questions or larger groups"
     return (
-        f"grpo.stop_after_uninformative: {limit} steps in a row had no group with different rewards, so "
+        f"{stage}.stop_after_uninformative: {limit} steps in a row had no group with different rewards, so "
         f"nothing can be learned; {cause}"
     )
 
 
-def finish(context: RunContext, setup: GrpoSetup) -> None:
+def finish(context: RunContext, setup: OnlineSetup) -> None:
     """Save the model, then measure it on the held-out questions."""
     context.start = context.run.save_directory("model", setup.policy.save)
     context.after = evaluate(context, setup, "after")

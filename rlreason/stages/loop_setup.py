@@ -1,7 +1,7 @@
-"""What the GRPO loop works with: prepared before its first step, or put back by a resumed run."""
+"""What the loop works with: prepared before its first step, or put back by a resumed run."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rlreason.errors import UserError
 from rlreason.evaluation.evaluator import Evaluation, Evaluator
@@ -12,17 +12,19 @@ from rlreason.policy.model import Policy
 from rlreason.rollout import Engine, Sampling, build_engine
 from rlreason.stages.collect import Collector, PromptStream
 from rlreason.stages.context import RunContext
-from rlreason.stages.plan import grpo_plan
-from rlreason.stages.policies import load_reference, load_stage_policy
+from rlreason.stages.plan import online_plan
+from rlreason.stages.policies import load_reference, load_stage_critic, load_stage_policy
 from rlreason.stages.update import Updater
 
-NAME = "grpo"
+if TYPE_CHECKING:
+    from rlreason.stages.loop import Method
 
 
 @dataclass
-class GrpoSetup:
+class OnlineSetup:
     """The moving parts of the stage. `step` is the last step that is done."""
 
+    method: "Method"
     policy: Policy
     engine: Engine
     collector: Collector
@@ -34,7 +36,7 @@ class GrpoSetup:
     told: set[str] = field(default_factory=set)  # rewards whose failures have been told of
 
 
-def prepare(context: RunContext) -> GrpoSetup:
+def prepare(context: RunContext, method: "Method") -> OnlineSetup:
     """Load or resume policy, sampler and optimizer, show the plan, and measure the start."""
     config = context.config
     saved = context.run.latest_checkpoint()
@@ -49,33 +51,35 @@ def prepare(context: RunContext) -> GrpoSetup:
     train, held_out = _render(context, policy, renderer)
     forward = CompletionLogprobs(policy)
     shareable, notes = probe_forward(policy, forward)
+    critic, values_shareable = load_stage_critic(context, policy, forward)
     rollout = config.rollout
     sampling = Sampling(
         rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k, rollout.min_p
     )
-    setup = GrpoSetup(
+    setup = OnlineSetup(
+        method=method,
         policy=policy,
         engine=engine,
         collector=Collector(
-            engine, renderer, context.scorer, sampling, policy.eos_ids, config.grpo.group_size, config.seed
+            engine, renderer, context.scorer, sampling, policy.eos_ids, config.online.group_size, config.seed
         ),
         stream=PromptStream(train, config.seed),
         updater=Updater(
             config,
             policy,
             reference,
-            context.accelerator.prepare(forward),
+            context.accelerator.prepare(forward if critic is None else critic),
             context.accelerator,
-            shareable=shareable and (reference is None or reference.shareable),
+            shareable=shareable and values_shareable and (reference is None or reference.shareable),
         ),
         evaluator=Evaluator(config, context.scorer, renderer, held_out),
     )
     isolated = context.scorer.isolated()
-    context.view.plan(grpo_plan(config, policy, engine_name, train, held_out, isolated))
+    context.view.plan(online_plan(config, policy, engine_name, train, held_out, isolated))
     for line in notes:
         context.view.note(line)
     if saved is None:
-        context.run.rewind(0, NAME)
+        context.run.rewind(0, config.online_stage)
         context.before = evaluate(context, setup, "before")
     else:
         _resume(context, setup, saved[0])
@@ -104,7 +108,7 @@ def _render(
     return train, held_out
 
 
-def evaluate(context: RunContext, setup: GrpoSetup, label: str) -> Evaluation:
+def evaluate(context: RunContext, setup: OnlineSetup, label: str) -> Evaluation:
     """Measure the policy as it is; keep the numbers and every completion under `label`."""
     context.view.note(f"evaluating on held-out questions ({label}) ...")
     evaluation = setup.evaluator.run(setup.engine, setup.policy.eos_ids)
@@ -113,36 +117,41 @@ def evaluate(context: RunContext, setup: GrpoSetup, label: str) -> Evaluation:
     return evaluation
 
 
-def save_checkpoint(context: RunContext, setup: GrpoSetup) -> None:
+def save_checkpoint(context: RunContext, setup: OnlineSetup) -> None:
     """Save what going on after `setup.step` needs."""
     if setup.step == 0:
         return
     state: dict[str, Any] = {
-        "stage": NAME,
+        "stage": context.config.online_stage,
         "step": setup.step,
         "updates": setup.updater.updates,
         "position": setup.stream.position,
         "without_signal": setup.without_signal,
+        "method": setup.method.state(),
     }
     context.run.save_checkpoint(
         setup.step,
-        lambda folder: save_training_state(folder, setup.policy, setup.updater.optimizer, state),
+        lambda folder: save_training_state(
+            folder, setup.policy, setup.updater.optimizer, state, setup.updater.critic_parameters
+        ),
     )
 
 
-def _resume(context: RunContext, setup: GrpoSetup, step: int) -> None:
+def _resume(context: RunContext, setup: OnlineSetup, step: int) -> None:
     path = context.run.checkpoint_path(step)
-    state = load_training_state(path, setup.policy, setup.updater.optimizer)
+    updater = setup.updater
+    state = load_training_state(path, setup.policy, updater.optimizer, updater.critic_parameters)
     setup.step = step
-    setup.updater.updates = state["updates"]
+    updater.updates = state["updates"]
+    setup.method.restore(state["method"])
     setup.stream.position = state["position"]
     setup.without_signal = state["without_signal"]
     setup.engine.refresh()
-    context.run.rewind(step, NAME)
+    context.run.rewind(step, context.config.online_stage)
     context.before = context.load_evaluation("before")
     if context.before is not None and context.before.questions != setup.evaluator.questions:
         raise UserError(
             "task: the held-out questions are no longer those of the evaluation before this run, so its gain "
             "could not be measured; restore the data, or choose another name= for a new run"
         )
-    context.view.note(f"going on after step {step} of {context.config.grpo.steps}, from {path}")
+    context.view.note(f"going on after step {step} of {context.config.online.steps}, from {path}")

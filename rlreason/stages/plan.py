@@ -8,7 +8,7 @@ from rlreason.policy.model import Policy
 from rlreason.report.terminal import Plan
 
 
-def grpo_plan(
+def online_plan(
     config: RunConfig,
     policy: Policy,
     engine: str,
@@ -16,16 +16,16 @@ def grpo_plan(
     held_out: Sequence[RenderedPrompt],
     isolated: Mapping[str, float],
 ) -> Plan:
-    """The resolved arithmetic of the GRPO stage.
+    """The resolved arithmetic of the stage that learns from its own completions.
 
     `isolated` are the rewards that run in worker processes, with their time budgets in seconds.
     """
-    grpo, rollout = config.grpo, config.rollout
-    completions = grpo.prompts_per_step * grpo.group_size
+    online, rollout = config.online, config.rollout
+    completions = online.prompts_per_step * online.group_size
     trainable = sum(p.numel() for p in policy.trainable().values())
     total = sum(p.numel() for p in policy.model.parameters())
     lengths = sorted(len(prompt.ids) for prompt in train)
-    passes = grpo.steps * grpo.prompts_per_step / len(train)
+    passes = online.steps * online.prompts_per_step / len(train)
     rows = [
         ("task", f"{config.task.name} ({config.task.source})"),
         ("model", f"{trainable / 1e6:,.1f} of {total / 1e6:,.1f} million parameters train, "
@@ -33,13 +33,15 @@ def grpo_plan(
         ("sampler", engine),
         ("questions", f"{len(train)} to train on ({passes:.2f} passes), {len(held_out)} held out"),
         ("prompts", f"{lengths[len(lengths) // 2]} tokens at the median, {lengths[-1]} at most"),
-        ("a step", f"{grpo.prompts_per_step} prompts x {grpo.group_size} completions = {completions}, "
+        ("a step", f"{online.prompts_per_step} prompts x {online.group_size} completions = {completions}, "
                    f"at most {completions * rollout.max_new_tokens:,} new tokens"),
-        ("in all", f"{grpo.steps} steps, {grpo.steps * completions:,} completions, "
-                   f"{grpo.steps * grpo.epochs * grpo.minibatches} optimizer steps"),
+        ("in all", f"{online.steps} steps, {online.steps * completions:,} completions, "
+                   f"{online.steps * online.epochs * online.minibatches} optimizer steps"),
         ("reward", reward_formula(config)),
         ("advantage", advantage_formula(config)),
     ]  # fmt: skip
+    if config.online_stage == "ppo":
+        rows.append(("critic", critic_formula(config)))
     if isolated:
         budgets = ", ".join(f"{name} (at most {seconds:g} s)" for name, seconds in isolated.items())
         rows.append(("workers", f"in processes of their own: {budgets}"))
@@ -47,7 +49,7 @@ def grpo_plan(
         rows.append(
             ("warning", "top_p, top_k or min_p cut the sampler's distribution; the loss assumes all of it")
         )
-    return Plan(name=f"{config.name} · GRPO", rows=rows, loss=loss_formula(config))
+    return Plan(name=f"{config.name} · {config.online_stage.upper()}", rows=rows, loss=loss_formula(config))
 
 
 def reward_formula(config: RunConfig) -> str:
@@ -57,17 +59,27 @@ def reward_formula(config: RunConfig) -> str:
         gate = f" [if {term.gate}]" if term.gate else ""
         value = f"clip({name}, {term.clip[0]:g}, {term.clip[1]:g})" if term.clip else name
         terms.append(f"{term.weight:g} {value}{gate}")
-    grpo = config.grpo
-    if grpo.overlong_buffer:
-        terms.append(f"{grpo.overlong_weight:g} overlong(last {grpo.overlong_buffer} tokens)")
+    online, kl = config.online, config.online.kl
+    if online.overlong_buffer:
+        terms.append(f"{online.overlong_weight:g} overlong(last {online.overlong_buffer} tokens)")
     text = " + ".join(terms)
-    if grpo.kl.coef and grpo.kl.where == "reward":
-        text += f" - {grpo.kl.coef:g} KL_{grpo.kl.estimator}(policy || {grpo.kl.reference})"
+    if config.online_stage == "ppo" and config.ppo.truncation_penalty:
+        text += f" - {config.ppo.truncation_penalty:g} [if cut off]"
+    if kl.coef and kl.where == "reward":
+        each = ", a token" if config.online_stage == "ppo" else ""
+        text += f" - {kl.coef:g} KL_{kl.estimator}(policy || {kl.reference}){each}"
+    if config.online_stage == "ppo" and config.ppo.kl.target is not None:
+        text += f", its weight adapted to hold {config.ppo.kl.target:g} nats a completion"
     return text
 
 
 def advantage_formula(config: RunConfig) -> str:
     """How a reward becomes an advantage."""
+    if config.online_stage == "ppo":
+        ppo = config.ppo
+        decay = f"({ppo.gamma:g} x {ppo.gae_lambda:g})^tokens ahead"
+        scaled = ", whitened over the tokens of the step" if ppo.whiten_advantages else ""
+        return f"sum over the tokens ahead of {decay} x (r + {ppo.gamma:g} V_next - V){scaled}"
     grpo = config.grpo
     if grpo.combine == "gdpo":
         return (
@@ -79,26 +91,35 @@ def advantage_formula(config: RunConfig) -> str:
     return f"reward - {baseline}{scale[grpo.advantage_scale]}"
 
 
+def critic_formula(config: RunConfig) -> str:
+    """What the values are made by and how they are learned."""
+    critic = config.ppo.critic
+    kind = "a model of its own" if critic.kind == "separate" else "an output of the policy's hidden states"
+    held = f", held within {critic.clip:g} of the values before the step" if critic.clip else ""
+    warmup = f"; alone for {critic.warmup_steps} steps" if critic.warmup_steps else ""
+    return f"{kind}, rate {critic.optim.lr:g}; {critic.coef:g} x mean of (V - return)^2 / 2{held}{warmup}"
+
+
 def loss_formula(config: RunConfig) -> str:
     """The loss with every constant in it."""
-    grpo = config.grpo
+    online, kl = config.online, config.online.kl
     divisor = {
         "grpo": "mean over completions of the mean over their tokens",
         "dr_grpo": f"sum over tokens / (completions x {config.rollout.max_new_tokens})",
         "bnpo": "sum over tokens / tokens of the optimizer step",
         "dapo": "sum over tokens / tokens of the step",
         "cispo": "sum over tokens / tokens of the step",
-    }[grpo.loss]
-    ratio = "r" if grpo.ratio == "token" else "r_sequence"
-    if grpo.loss == "cispo":
-        term = f"-stop_gradient(min({ratio}, {1 + grpo.clip_high:g})) A log p"
+    }[online.loss]
+    ratio = "r" if online.ratio == "token" else "r_sequence"
+    if online.loss == "cispo":
+        term = f"-stop_gradient(min({ratio}, {1 + online.clip_high:g})) A log p"
     else:
-        term = f"-min({ratio} A, clip({ratio}, {1 - grpo.clip_low:g}, {1 + grpo.clip_high:g}) A)"
-        if grpo.dual_clip is not None:
-            term += f", at most {grpo.dual_clip:g} |A| where A < 0"
-    if grpo.sampler_correction is not None:
-        term = f"min(p_trainer / p_sampler, {grpo.sampler_correction:g}) x [{term}]"
-    if grpo.kl.coef and grpo.kl.where == "loss":
-        term += f" + {grpo.kl.coef:g} KL_{grpo.kl.estimator}(policy || {grpo.kl.reference})"
-    masked = "; truncated completions left out" if grpo.mask_truncated else ""
-    return f"{grpo.loss}: {divisor} of {term}{masked}"
+        term = f"-min({ratio} A, clip({ratio}, {1 - online.clip_low:g}, {1 + online.clip_high:g}) A)"
+        if online.dual_clip is not None:
+            term += f", at most {online.dual_clip:g} |A| where A < 0"
+    if online.sampler_correction is not None:
+        term = f"min(p_trainer / p_sampler, {online.sampler_correction:g}) x [{term}]"
+    if kl.coef and kl.where == "loss":
+        term += f" + {kl.coef:g} KL_{kl.estimator}(policy || {kl.reference})"
+    masked = "; truncated completions left out" if online.mask_truncated else ""
+    return f"{online.loss}: {divisor} of {term}{masked}"

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
+from rlreason.policy.critic import ActorCritic, critic_from, load_critic, probe_values, shared_critic
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy, load_policy
 from rlreason.seeds import derive_seed
@@ -39,12 +40,12 @@ def load_stage_policy(
 
 
 def load_reference(context: RunContext, policy: Policy) -> CompletionLogprobs | None:
-    """The frozen reference of `grpo.kl.reference`; None for `adapter_off`, which is the policy itself.
+    """The frozen reference of `kl.reference`; None for `adapter_off`, which is the policy itself.
 
     With an adapter, `start` is that too: the adapter starts as the identity. Otherwise `start` is a copy of
     the model that the stage began with, also in a resumed run.
     """
-    kind = context.config.grpo.kl.reference
+    kind = context.config.online.kl.reference
     if kind == "adapter_off" or (kind == "start" and policy.has_adapter):
         return None
     path = context.start if kind == "start" else kind
@@ -57,10 +58,33 @@ def load_reference(context: RunContext, policy: Policy) -> CompletionLogprobs | 
     sizes = [p.model.get_input_embeddings().weight.shape[0] for p in (policy, frozen)]
     if sizes[0] != sizes[1]:
         raise UserError(
-            f"grpo.kl.reference: {kind!r} has a vocabulary of {sizes[1]} tokens and the policy one of "
-            f"{sizes[0]}; take a reference of the same family"
+            f"{context.config.online_stage}.kl.reference: {kind!r} has a vocabulary of {sizes[1]} tokens and "
+            f"the policy one of {sizes[0]}; take a reference of the same family"
         )
     frozen.model.requires_grad_(False)
     reference = CompletionLogprobs(frozen)
     probe_forward(frozen, reference)  # it may be of another architecture, with logits of its own making
     return reference
+
+
+def load_stage_critic(
+    context: RunContext, policy: Policy, forward: CompletionLogprobs
+) -> tuple[ActorCritic | None, bool]:
+    """Policy and critic of stage `ppo` in one module, None in `grpo`; and whether the critic shares prompts.
+
+    A critic of its own starts from the reward model of the run, if it has one, else from the model before the
+    stage, or from what `ppo.critic.start` names.
+    """
+    config = context.config
+    if config.online_stage != "ppo":
+        return None, True
+    settings = config.ppo.critic
+    path = settings.start if settings.start != "auto" else context.reward_model or context.start
+    if settings.kind == "shared":
+        critic = shared_critic(policy, forward)
+    elif path is None and config.model.scratch is not None:
+        critic = critic_from(load_stage_policy(context).model).to(policy.device)
+    else:
+        critic = load_critic(config.model, path or config.model.path, policy)
+    joined = ActorCritic(forward, critic, policy)
+    return joined, probe_values(joined, policy)

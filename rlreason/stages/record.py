@@ -1,13 +1,12 @@
 """Record: what a step leaves behind in `metrics.jsonl` and `samples.jsonl`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rewards import SPECS, parse
 from rlreason.config import RunConfig
 from rlreason.scoring import FORMAT
 from rlreason.stages.collect import Sample
-from rlreason.stages.update import UpdateResult
 from rlreason.tasks import derives
 
 
@@ -21,25 +20,22 @@ def step_record(
     step: int,
     samples: Sequence[Sample],
     drawn: Sequence[Sample],
-    result: UpdateResult,
+    numbers: Mapping[str, float | None],
     *,
     main: str,
 ) -> dict[str, Any]:
     """The line of a step. Shares are in [0, 1]; lengths in tokens; log-probs, KL and entropy in nats.
 
-    `drawn` are all completions of the step, those that dynamic sampling has put aside among them. Failures
-    and abstentions are counted over these, as numbers of completions; `failed` is a share.
+    `numbers` are what advantage and update have measured. `drawn` are all completions of the step, those that
+    dynamic sampling has put aside among them. Failures and abstentions are counted over these, as numbers of
+    completions; `failed` is a share.
     """
-    groups: dict[int, list[Sample]] = {}
-    for sample in samples:
-        groups.setdefault(sample.group, []).append(sample)
-    informative = [any(s.advantage != 0 for s in group) for group in groups.values()]
     spec = SPECS[config.prompt.format]
     lengths = [len(s.rollout.completion_ids) for s in samples]
     record: dict[str, Any] = {
-        "stage": "grpo",
+        "stage": config.online_stage,
         "step": step,
-        "steps": config.grpo.steps,
+        "steps": config.online.steps,
         "reward": _mean(s.reward for s in samples),
         "accuracy": _mean(s.score.parts[main].value for s in samples),
         "format": _mean(s.score.parts[FORMAT].value for s in samples),
@@ -50,9 +46,8 @@ def step_record(
         "truncated": _mean(float(s.truncated) for s in samples),
         "abstained": _mean(float(s.score.total is None) for s in samples),
         "failed": _mean(float(any(part.failed for part in s.score.parts.values())) for s in drawn),
-        "informative": _mean(float(flag) for flag in informative),
         "tokens": sum(lengths),
-        **result.record(),
+        **numbers,
     }
     for name in samples[0].score.parts:
         record[f"reward/{name}"] = _mean(s.score.parts[name].value for s in samples)
@@ -62,11 +57,11 @@ def step_record(
     return record
 
 
-def sample_records(step: int, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+def sample_records(stage: str, step: int, samples: Sequence[Sample]) -> list[dict[str, Any]]:
     """One record a rollout: its prompt, its text, each reward with its reason, its advantage."""
     return [
         {
-            "stage": "grpo",
+            "stage": stage,
             "step": step,
             "group": sample.group,
             "question": sample.prompt.example.question,

@@ -80,6 +80,7 @@ def _accelerator(config: RunConfig) -> Any:
 
 def _run_stages(context: RunContext) -> None:
     from rlreason.stages.grpo import train_grpo
+    from rlreason.stages.ppo import train_ppo
     from rlreason.stages.pretrain import train_pretrain
     from rlreason.stages.sft import train_sft
 
@@ -87,6 +88,7 @@ def _run_stages(context: RunContext) -> None:
         "pretrain": (train_pretrain, "pretraining"),
         "sft": (train_sft, "cold start: supervised fine-tuning"),
         "grpo": (train_grpo, "GRPO"),
+        "ppo": (train_ppo, "PPO"),
     }
     for name in context.config.stages:
         train, title = stages[name]
@@ -117,7 +119,8 @@ def _verdict(context: RunContext) -> None:
     assert after is not None
     gain = after.gain_over(before)
     context.run.write_eval({"before": before.summary, "after": after.summary, "gain": gain})
-    context.view.final(before.summary, after.summary, gain, _changes(context, before, after))
+    stage = context.config.online_stage.upper()
+    context.view.final(before.summary, after.summary, gain, _changes(context, before, after), stage=stage)
 
 
 def _changes(context: RunContext, before: Evaluation, after: Evaluation) -> list[str]:

@@ -5,9 +5,8 @@ Shapes: C completions of a micro-batch, T completion tokens, B completions of a 
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,15 +21,19 @@ from rlreason.algorithms import (
     policy_loss,
     rewards_with_kl,
     sampler_weights,
+    value_loss,
 )
+from rlreason.algorithms.gae import ValueLoss
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
+from rlreason.policy.critic import ActorCritic
 from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.model import Policy
 from rlreason.policy.optimizer import build_optimizer, learning_rate
 from rlreason.policy.packing import Completion, Packed, pack
 from rlreason.seeds import derive_seed
 from rlreason.stages.collect import Sample
+from rlreason.stages.result import UpdateResult, merged_results
 
 # Beyond this many tokens a shared row costs more in attention than it saves in prompt tokens.
 _SHARED_ROW_TOKENS = 2048
@@ -41,56 +44,12 @@ _SKIPS_ALLOWED = 3
 _KL_PROBES = 8
 
 
-@dataclass
-class UpdateResult:
-    """What an update measured. `metrics` are the loss's, merged over micro-batches and optimizer steps.
-
-    `logprobs` are those of the first pass, before any change to the weights, by `id(sample)`.
-    """
-
-    metrics: dict[str, Tensor] = field(default_factory=dict)
-    grad_norms: list[float] = field(default_factory=list)
-    skipped: int = 0
-    lr: float = 0.0
-    kl: float | None = None
-    entropy_sum: float = 0.0
-    gap_sum: float = 0.0
-    gap_max: float = 0.0
-    first_ratio_deviation: float | None = None
-    logprobs: dict[int, Tensor] = field(default_factory=dict)
-
-    def without_logprobs(self) -> "UpdateResult":
-        """For another process: on the CPU, and without what only this one can use."""
-        metrics = {name: value.cpu() for name, value in self.metrics.items()}
-        return replace(self, metrics=metrics, logprobs={})
-
-    def record(self) -> dict[str, float | None]:
-        """The update's part of the step's line; None for what had no tokens to be measured on."""
-        tokens = float(self.metrics["tokens"]) if self.metrics else 0.0
-
-        def share(total: float) -> float | None:
-            return total / tokens if tokens else None
-
-        clipped = sum(float(self.metrics.get(f"clipped_{side}", 0.0)) for side in ("low", "high", "dual"))
-        return {
-            "loss": float(self.metrics["loss"]) if self.metrics else 0.0,
-            "grad_norm": sum(self.grad_norms) / len(self.grad_norms) if self.grad_norms else None,
-            "lr": self.lr,
-            "kl": self.kl,
-            "entropy": share(self.entropy_sum),
-            "clipped": share(clipped),
-            "ratio_first_pass": self.first_ratio_deviation,
-            "sampler_gap": share(self.gap_sum),
-            "sampler_gap_max": self.gap_max if tokens else None,
-            "skipped_updates": float(self.skipped),
-        }
-
-
 class Updater:
     """Turns the samples of a step into optimizer steps.
 
     `updates` counts the optimizer steps so far. Every process of a distributed run calls it with the same
-    samples and computes its share of the micro-batches.
+    samples and computes its share of the micro-batches. `forward` is the policy's, or that of policy and
+    critic in one; the critic's own parameters then have an optimizer part of their own.
     """
 
     def __init__(
@@ -103,7 +62,9 @@ class Updater:
         *,
         shareable: bool,
     ) -> None:
-        self._settings = config.grpo
+        self._settings = config.online
+        self._critic = config.ppo.critic
+        self._stage = config.online_stage
         self._seed = config.seed
         self._temperature = config.rollout.temperature
         self._max_new_tokens = config.rollout.max_new_tokens
@@ -113,10 +74,17 @@ class Updater:
         # Passes without gradient go around DDP, whose forward exchanges buffers: not every rank makes all.
         self._unwrapped = accelerator.unwrap_model(forward)
         self._accelerator = accelerator
-        self._share = config.grpo.share_prompt and shareable
-        self.optimizer = build_optimizer(policy.trainable(), config.grpo.optim)
+        self._share = config.online.share_prompt and shareable
+        self.critic_parameters: dict[str, torch.nn.Parameter] = {}
+        parts: dict[str, Any] = {"policy": (policy.trainable(), config.online.optim)}
+        if isinstance(self._unwrapped, ActorCritic):
+            self.critic_parameters = self._unwrapped.critic.trainable()
+            parts["critic"] = (self.critic_parameters, self._critic.optim)
+        self.optimizer = build_optimizer(parts)
         self.updates = 0
-        self._total_updates = config.grpo.steps * config.grpo.epochs * config.grpo.minibatches
+        online = config.online
+        self._total_updates = online.steps * online.epochs * online.minibatches
+        self._values_only = False
         self._skips_in_a_row = 0
 
     # ------------------------------------------------------------------ one step of the loop
@@ -126,7 +94,7 @@ class Updater:
         kl = self._settings.kl
         if kl.coef == 0 or kl.where != "reward":
             return
-        now, reference = self._logprobs(self._unwrapped, samples), self._reference_logprobs(samples)
+        now, reference = self.logprobs(samples), self.reference_logprobs(samples)
         for sample in samples:
             if sample.reward is not None:
                 kl_1T = kl_estimate(now[id(sample)], reference[id(sample)], kl.estimator)[None]
@@ -138,13 +106,14 @@ class Updater:
         """Run `epochs` passes of `minibatches` optimizer steps. Raises UserError after repeated NaNs."""
         settings = self._settings
         result = UpdateResult()
+        self._values_only = bool(self.critic_parameters) and step <= self._critic.warmup_steps
         self._policy.model.train()
         lengths_B = torch.tensor([0 if self._masked(s) else len(s.rollout.completion_ids) for s in samples])
         training = [index for index, sample in enumerate(samples) if self._trains(sample)]
         several = settings.epochs * settings.minibatches > 1
-        old = self._logprobs(self._unwrapped, [samples[i] for i in training]) if several else {}
+        old = self.logprobs([samples[i] for i in training]) if several else {}
         in_loss = settings.kl.coef > 0 and settings.kl.where == "loss"
-        reference = self._reference_logprobs([samples[i] for i in training]) if in_loss else {}
+        reference = self.reference_logprobs([samples[i] for i in training]) if in_loss else {}
         for epoch in range(settings.epochs):
             for rows in self._minibatches(samples, step, epoch):
                 denominator = loss_denominator(
@@ -153,7 +122,7 @@ class Updater:
                 chosen = [samples[row] for row in rows if self._trains(samples[row])]
                 self._optimizer_step(chosen, denominator, old, reference, result)
         if self._accelerator.num_processes > 1:
-            result = _merged(gather_object([result.without_logprobs()]), result.logprobs)
+            result = merged_results(gather_object([result.without_logprobs()]), result.logprobs)
         result.kl = self._kl(samples, result)
         return result
 
@@ -164,6 +133,8 @@ class Updater:
         """Whether the sample's loss has a gradient. One that does not still counts in the denominator."""
         if self._masked(sample):
             return False
+        if self.critic_parameters:
+            return sample.tokens is not None  # a value is learned from every judged completion
         kl = self._settings.kl
         return sample.advantage != 0.0 or (kl.coef > 0 and kl.where == "loss")
 
@@ -221,7 +192,7 @@ class Updater:
         settings = self._settings
         chosen = [samples[index] for index in packed.order]
         packed = packed.to(self._policy.device)
-        logprobs_CT, entropy_CT = self._forward(packed, self._temperature)
+        logprobs_CT, entropy_CT, *values_CT = self._forward(packed, self._temperature)
         sampler_CT = _rows([torch.tensor(s.rollout.logprobs) for s in chosen], packed)
         old_CT = _rows([old[id(s)] for s in chosen], packed) if old else logprobs_CT.detach()
         reference_CT = _rows([reference[id(s)] for s in chosen], packed) if reference else None
@@ -232,7 +203,7 @@ class Updater:
             PolicyLossInput(
                 logprobs_BT=logprobs_CT,
                 old_logprobs_BT=old_CT,
-                advantages_B=torch.tensor([s.advantage for s in chosen], device=logprobs_CT.device),
+                advantages=_advantages(chosen, packed),
                 mask_BT=packed.mask_CT,
                 reference_logprobs_BT=reference_CT,
                 sampler_weights_BT=weights_CT,
@@ -247,6 +218,11 @@ class Updater:
             kl_estimator=settings.kl.estimator,
             kl_correction=settings.kl.correction,
         )
+        loss = output.loss
+        for critic_CT in values_CT:
+            learned = self._value_loss(critic_CT, chosen, packed, denominator)
+            output.metrics.update(value_loss=learned.loss.detach(), value_clipped=learned.clipped)
+            loss = (0.0 if self._values_only else 1.0) * loss + self._critic.coef * learned.loss
         if result is not None:
             gap_CT = ((old_CT - sampler_CT) * packed.mask_CT).abs()
             result.gap_sum += float(gap_CT.sum())
@@ -258,17 +234,37 @@ class Updater:
             if not result.grad_norms and not result.skipped:
                 deviation = float(output.metrics["ratio_max_deviation"])
                 result.first_ratio_deviation = max(result.first_ratio_deviation or 0.0, deviation)
-        return output.loss
+        return loss
+
+    def _value_loss(
+        self, values_CT: Tensor, samples: list[Sample], packed: Packed, denominator: float
+    ) -> ValueLoss:
+        targets = [sample.tokens for sample in samples if sample.tokens is not None]
+        return value_loss(
+            values_CT,
+            _rows([target.values for target in targets], packed),
+            _rows([target.returns for target in targets], packed),
+            packed.mask_CT,
+            denominator=denominator,
+            clip=self._critic.clip,
+        )
 
     def _apply(self, result: UpdateResult) -> None:
-        """Clip the gradient and step; skip the step where the gradient is not finite."""
-        parameters = list(self._policy.trainable().values())
-        norm = float(self._accelerator.clip_grad_norm_(parameters, self._settings.optim.max_grad_norm))
-        if math.isfinite(norm):
+        """Clip the gradients of policy and critic, each by itself, and step; skip what is not finite."""
+        policy, critic = list(self._policy.trainable().values()), list(self.critic_parameters.values())
+        if self._values_only:
+            for parameter in policy:
+                parameter.grad = None
+        clip = self._accelerator.clip_grad_norm_
+        norm = 0.0 if self._values_only else float(clip(policy, self._settings.optim.max_grad_norm))
+        critic_norm = float(clip(critic, self._critic.optim.max_grad_norm)) if critic else 0.0
+        if math.isfinite(norm + critic_norm):
+            critic_lr = learning_rate(self._critic.optim, self.updates - 1, self._total_updates)
             for group in self.optimizer.param_groups:
-                group["lr"] = result.lr
+                group["lr"] = critic_lr if group["part"] == "critic" else result.lr
             self.optimizer.step()
-            result.grad_norms.append(norm)
+            result.grad_norms += [] if self._values_only else [norm]
+            result.critic_norms += [critic_norm] if critic else []
             self._skips_in_a_row = 0
         else:
             result.skipped += 1
@@ -277,9 +273,9 @@ class Updater:
         if self._skips_in_a_row > _SKIPS_ALLOWED:
             raise UserError(
                 f"{self._skips_in_a_row} optimizer steps in a row had a gradient that is not finite "
-                f"(norm {norm}); the weights were not touched by them. Lower grpo.optim.lr or set "
-                "model.precision=float32, and start a new run (name=...) from this one's last checkpoint "
-                "(stage=grpo model.path=...)."
+                f"(norm {norm}, critic {critic_norm}); the weights were not touched by them. Lower "
+                f"{self._stage}.optim.lr or set model.precision=float32, and start a new run (name=...) from "
+                f"this one's last checkpoint (stage={self._stage} model.path=...)."
             )
 
     # ------------------------------------------------------------------ log-probs without gradient
@@ -293,21 +289,32 @@ class Updater:
             pad_id=self._policy.pad_id,
         )
 
-    @torch.no_grad()
-    def _logprobs(self, forward: Any, samples: Sequence[Sample]) -> dict[int, Tensor]:
-        """Log-probs of each sample's tokens, by `id(sample)`."""
-        found: dict[int, Tensor] = {}
-        for packed in self._pack(samples) if samples else []:
-            logprobs_CT, _ = forward(packed.to(self._policy.device), self._temperature)
-            for row, index in zip(logprobs_CT, packed.order, strict=True):
-                found[id(samples[index])] = row[: len(samples[index].rollout.completion_ids)]
-        return found
+    def logprobs(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
+        """Log-probs of each sample's tokens under the policy as it is, (T,), by `id(sample)`."""
+        actor = self._unwrapped
+        return self._logprobs(actor.actor if isinstance(actor, ActorCritic) else actor, samples)
 
-    def _reference_logprobs(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
+    def reference_logprobs(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
+        """The same under the reference."""
         if self._reference is not None:
             return self._logprobs(self._reference, samples)
         with self._policy.adapter_off():
-            return self._logprobs(self._unwrapped, samples)
+            return self.logprobs(samples)
+
+    def values(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
+        """What the critic expects before each of a sample's tokens, (T,), by `id(sample)`."""
+        return self._by_sample(self._unwrapped.values, samples)
+
+    def _logprobs(self, forward: Any, samples: Sequence[Sample]) -> dict[int, Tensor]:
+        return self._by_sample(lambda packed: forward(packed, self._temperature)[0], samples)
+
+    @torch.no_grad()
+    def _by_sample(self, rows: Callable[[Packed], Tensor], samples: Sequence[Sample]) -> dict[int, Tensor]:
+        found: dict[int, Tensor] = {}
+        for packed in self._pack(samples) if samples else []:
+            for row, index in zip(rows(packed.to(self._policy.device)), packed.order, strict=True):
+                found[id(samples[index])] = row[: len(samples[index].rollout.completion_ids)]
+        return found
 
     def _kl(self, samples: Sequence[Sample], result: UpdateResult) -> float | None:
         """KL(policy || reference) in nats a token: the loss's own estimate, else one on a few completions.
@@ -318,30 +325,24 @@ class Updater:
             return float(result.metrics["kl_sum"] / result.metrics["tokens"])
         known = [sample for sample in samples if id(sample) in result.logprobs]
         probes = _spread(known or list(samples), _KL_PROBES)
-        now = result.logprobs if known else self._logprobs(self._unwrapped, probes)
-        reference = self._reference_logprobs(probes)
+        now = result.logprobs if known else self.logprobs(probes)
+        reference = self.reference_logprobs(probes)
         kind = self._settings.kl.estimator
         return float(torch.cat([kl_estimate(now[id(s)], reference[id(s)], kind) for s in probes]).mean())
-
-
-def _merged(parts: Sequence[UpdateResult], logprobs: dict[int, Tensor]) -> UpdateResult:
-    """One result from those of all processes: sums add up, what all of them share is taken once."""
-    deviations = [part.first_ratio_deviation for part in parts if part.first_ratio_deviation is not None]
-    return replace(
-        parts[0],
-        metrics=merge_metrics([part.metrics for part in parts]),
-        entropy_sum=sum(part.entropy_sum for part in parts),
-        gap_sum=sum(part.gap_sum for part in parts),
-        gap_max=max(part.gap_max for part in parts),
-        first_ratio_deviation=max(deviations, default=None),
-        logprobs=logprobs,
-    )
 
 
 def _spread(samples: list[Sample], count: int) -> list[Sample]:
     """Up to `count` samples: neighbours, which share prompts, from the start and the middle of the list."""
     half, middle = count // 2, len(samples) // 2
     return samples if len(samples) <= count else [*samples[:half], *samples[middle : middle + half]]
+
+
+def _advantages(samples: Sequence[Sample], packed: Packed) -> Tensor:
+    """One a completion, (C,), or, where a critic has judged every token, one a token, (C, T)."""
+    tokens = [sample.tokens.advantages for sample in samples if sample.tokens is not None]
+    if tokens:
+        return _rows(tokens, packed)
+    return torch.tensor([sample.advantage for sample in samples], device=packed.mask_CT.device)
 
 
 def _rows(rows: Sequence[Tensor], packed: Packed) -> Tensor:

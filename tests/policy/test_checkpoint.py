@@ -47,14 +47,14 @@ def digests(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize("lora", [False, True])
 def test_two_steps_are_one_step_save_load_one_step(tmp_path: Path, lora: bool) -> None:
     straight = policy(lora=lora)
-    optimizer = build_optimizer(straight.trainable(), OPTIM)
+    optimizer = build_optimizer({"policy": (straight.trainable(), OPTIM)})
     step(straight, optimizer, 0)
     save_training_state(tmp_path / "saved", straight, optimizer, STATE)
     written = digests(tmp_path / "saved")
     step(straight, optimizer, 1)
 
     resumed = policy(lora=lora, seed=9, path=tmp_path / "saved")  # an adapter of its own, to be overwritten
-    resumed_optimizer = build_optimizer(resumed.trainable(), OPTIM)
+    resumed_optimizer = build_optimizer({"policy": (resumed.trainable(), OPTIM)})
     assert load_training_state(tmp_path / "saved", resumed, resumed_optimizer) == STATE
     step(resumed, resumed_optimizer, 1)
 
@@ -72,19 +72,19 @@ def test_two_steps_are_one_step_save_load_one_step(tmp_path: Path, lora: bool) -
 def test_the_state_matters(tmp_path: Path) -> None:
     """Without the moments the second step is another one: the test above can fail."""
     straight = policy()
-    optimizer = build_optimizer(straight.trainable(), OPTIM)
+    optimizer = build_optimizer({"policy": (straight.trainable(), OPTIM)})
     step(straight, optimizer, 0)
     save_training_state(tmp_path / "saved", straight, optimizer, STATE)
     step(straight, optimizer, 1)
     forgetful = policy(path=tmp_path / "saved")
-    step(forgetful, build_optimizer(forgetful.trainable(), OPTIM), 1)
+    step(forgetful, build_optimizer({"policy": (forgetful.trainable(), OPTIM)}), 1)
     names = straight.trainable()
     assert any(not torch.equal(names[name], other) for name, other in forgetful.trainable().items())
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:
     trained = policy(lora=True)
-    optimizer = build_optimizer(trained.trainable(), OPTIM)
+    optimizer = build_optimizer({"policy": (trained.trainable(), OPTIM)})
     step(trained, optimizer, 0)
     save_training_state(tmp_path / "saved", trained, optimizer, STATE)
     folder = tmp_path / "saved" / "trainer"
@@ -97,9 +97,11 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
 def test_a_run_without_any_update_so_far_can_be_saved(tmp_path: Path, lora: bool) -> None:
     """All groups of the first steps may have been uninformative."""
     fresh = policy(lora=lora)
-    save_training_state(tmp_path / "saved", fresh, build_optimizer(fresh.trainable(), OPTIM), STATE)
+    save_training_state(
+        tmp_path / "saved", fresh, build_optimizer({"policy": (fresh.trainable(), OPTIM)}), STATE
+    )
     resumed = policy(lora=lora, seed=9, path=tmp_path / "saved")
-    optimizer = build_optimizer(resumed.trainable(), OPTIM)
+    optimizer = build_optimizer({"policy": (resumed.trainable(), OPTIM)})
     assert load_training_state(tmp_path / "saved", resumed, optimizer) == STATE
     assert not optimizer.state
     for name, parameter in fresh.trainable().items():
@@ -109,12 +111,12 @@ def test_a_run_without_any_update_so_far_can_be_saved(tmp_path: Path, lora: bool
 def test_weights_that_have_had_no_gradient_yet_do_not_stop_a_resume(tmp_path: Path) -> None:
     """The experts of a mixture that no token was routed to."""
     trained = policy(name="llama")
-    optimizer = build_optimizer(trained.trainable(), OPTIM)
+    optimizer = build_optimizer({"policy": (trained.trainable(), OPTIM)})
     (trained.model.model.embed_tokens.weight.sum() * 1.0).backward()
     optimizer.step()
     save_training_state(tmp_path / "saved", trained, optimizer, STATE)
     resumed = policy(path=tmp_path / "saved")
-    again = build_optimizer(resumed.trainable(), OPTIM)
+    again = build_optimizer({"policy": (resumed.trainable(), OPTIM)})
     load_training_state(tmp_path / "saved", resumed, again)
     assert len(again.state) == 1
 
@@ -122,7 +124,7 @@ def test_weights_that_have_had_no_gradient_yet_do_not_stop_a_resume(tmp_path: Pa
 @pytest.mark.parametrize("missing", ["state.json", "optimizer.safetensors", "adapter.safetensors"])
 def test_a_missing_file_is_named_with_a_remedy(tmp_path: Path, missing: str) -> None:
     trained = policy(lora=True)
-    optimizer = build_optimizer(trained.trainable(), OPTIM)
+    optimizer = build_optimizer({"policy": (trained.trainable(), OPTIM)})
     step(trained, optimizer, 0)
     save_training_state(tmp_path / "step-000003", trained, optimizer, STATE)
     (tmp_path / "step-000003" / "trainer" / missing).unlink()
@@ -135,7 +137,7 @@ def test_a_missing_file_is_named_with_a_remedy(tmp_path: Path, missing: str) -> 
 @pytest.mark.parametrize("torn", ["state.json", "optimizer.safetensors"])
 def test_a_torn_file_is_named_with_a_remedy(tmp_path: Path, torn: str) -> None:
     trained = policy()
-    optimizer = build_optimizer(trained.trainable(), OPTIM)
+    optimizer = build_optimizer({"policy": (trained.trainable(), OPTIM)})
     step(trained, optimizer, 0)
     save_training_state(tmp_path / "step-000003", trained, optimizer, STATE)
     file = tmp_path / "step-000003" / "trainer" / torn
@@ -148,9 +150,11 @@ def test_a_torn_file_is_named_with_a_remedy(tmp_path: Path, torn: str) -> None:
 def test_the_state_of_another_model_is_refused(tmp_path: Path, other: dict[str, Any]) -> None:
     trained = with_lora(tiny_model("llama"), targets=["q_proj"]) if other.get("lora") else tiny_model("qwen2")
     saved = tiny_policy(trained, tiny_tokenizer("{{ messages }}"))
-    optimizer = build_optimizer(saved.trainable(), OPTIM)
+    optimizer = build_optimizer({"policy": (saved.trainable(), OPTIM)})
     step(saved, optimizer, 0)
     save_training_state(tmp_path / "saved", saved, optimizer, STATE)
     different = policy(lora=other.get("lora", False), name="llama")
     with pytest.raises(UserError, match="other trainable weights"):
-        load_training_state(tmp_path / "saved", different, build_optimizer(different.trainable(), OPTIM))
+        load_training_state(
+            tmp_path / "saved", different, build_optimizer({"policy": (different.trainable(), OPTIM)})
+        )

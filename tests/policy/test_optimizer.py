@@ -41,7 +41,7 @@ def test_the_rate_rises_then_falls_and_stays_in_bounds(total: int, warmup: int, 
 
 def one_step(value: list, optim: OptimConfig) -> torch.Tensor:  # type: ignore[type-arg]
     parameter = nn.Parameter(torch.tensor(value))
-    optimizer = build_optimizer({"p": parameter}, optim)
+    optimizer = build_optimizer({"policy": ({"p": parameter}, optim)})
     parameter.grad = torch.full_like(parameter, 0.5)
     optimizer.step()
     return parameter.detach()
@@ -58,16 +58,15 @@ def test_a_step_of_adamw_by_hand() -> None:
 def test_the_settings_reach_the_optimizer() -> None:
     # eps = 0.5: the update is 0.1 * 0.5 / (0.5 + 0.5) = 0.05.
     assert float(one_step([[1.0]], OptimConfig(lr=0.1, eps=0.5))) == pytest.approx(0.95, abs=1e-6)
-    optimizer = build_optimizer(
-        {"m": nn.Parameter(torch.zeros(1, 1))}, OptimConfig(beta1=0.8, beta2=0.95, weight_decay=0.3)
-    )
+    optim = OptimConfig(beta1=0.8, beta2=0.95, weight_decay=0.3)
+    optimizer = build_optimizer({"policy": ({"m": nn.Parameter(torch.zeros(1, 1))}, optim)})
     (group,) = optimizer.param_groups
     assert (group["betas"], group["weight_decay"]) == ((0.8, 0.95), 0.3)
 
 
 def test_it_converges_on_a_parabola() -> None:
     parameter = nn.Parameter(torch.tensor([[3.0, -2.0]]))
-    optimizer = build_optimizer({"p": parameter}, OptimConfig(lr=0.1))
+    optimizer = build_optimizer({"policy": ({"p": parameter}, OptimConfig(lr=0.1))})
     for update in range(200):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(OptimConfig(lr=0.1, schedule="cosine"), update, 200)

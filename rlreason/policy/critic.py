@@ -1,0 +1,193 @@
+"""The critic: what prompt and completion so far can be expected to earn, before each token of a completion.
+
+Shapes: N rows, W row width, C completions, T completion tokens, H hidden size.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
+
+from rlreason.config.model import ModelConfig
+from rlreason.errors import UserError
+from rlreason.policy.adapter import causal_lm_of, with_adapter
+from rlreason.policy.embedded import EMBEDDED, embedded_model
+from rlreason.policy.forward import CompletionLogprobs, inputs_of, is_windowed
+from rlreason.policy.model import Policy, switch_dropout_off
+from rlreason.policy.packing import Completion, Packed, pack
+
+# In float32, values of packed rows agree with those of single ones to this, or prompts are not shared.
+_PROBE_TOLERANCE = 1e-3
+
+
+class Critic(nn.Module):
+    """A scalar head on hidden states: of a model of its own (`trunk`), or of the policy's where it is None.
+
+    The head starts at 0, unless the trunk is a reward model, which brings its own: the first values are then
+    0, and the first advantages the rewards themselves.
+    """
+
+    def __init__(self, trunk: Any, head: nn.Linear) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = head
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Values of hidden states, (..., H) to (...), in float32."""
+        with torch.autocast(states.device.type, enabled=False):
+            return self.head(states.float()).squeeze(-1)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The critic's own parameters that train, by name."""
+        return {f"critic.{name}": p for name, p in self.named_parameters() if p.requires_grad}
+
+
+class ActorCritic(nn.Module):
+    """Policy and critic in one module, so that one wrapper of accelerate exchanges the gradients of both."""
+
+    def __init__(self, actor: CompletionLogprobs, critic: Critic, policy: Policy) -> None:
+        super().__init__()
+        self.actor = actor
+        self.critic = critic
+        self._autocast = policy.autocast
+
+    def forward(self, packed: Packed, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `(logprobs_CT, entropy_CT, values_CT)`, 0 where `mask_CT` is 0."""
+        if self.critic.trunk is None:
+            logprobs_CT, entropy_CT, states = self.actor.with_states(packed, temperature)
+            return logprobs_CT, entropy_CT, _placed(self.critic(states), packed)
+        logprobs_CT, entropy_CT = self.actor(packed, temperature)
+        return logprobs_CT, entropy_CT, self.values(packed)
+
+    def values(self, packed: Packed) -> Tensor:
+        """The values alone, (C, T): that of prompt and completion before each token."""
+        with self._autocast():
+            own = self.critic.trunk
+            trunk = self.actor.trunk if own is None else causal_lm_of(own).base_model
+            hidden_NWH = trunk(**inputs_of(packed)).last_hidden_state
+        states = hidden_NWH.flatten(0, 1)[packed.source_CT[packed.mask_CT.bool()]]
+        return _placed(self.critic(states), packed)
+
+
+def _placed(flat: Tensor, packed: Packed) -> Tensor:
+    zeros = torch.zeros(packed.mask_CT.shape, device=flat.device)
+    return zeros.masked_scatter(packed.mask_CT.bool(), flat)
+
+
+def shared_critic(policy: Policy, forward: CompletionLogprobs) -> Critic:
+    """A critic on the policy's own hidden states. Raises UserError for a model that does not give them."""
+    if not forward.chunked:
+        raise UserError(
+            "ppo.critic.kind: shared needs the hidden states from which the model's head makes its logits, "
+            "and this model's are made in another way; use separate"
+        )
+    size = causal_lm_of(policy.model).config.get_text_config().hidden_size
+    return Critic(None, _zero_head(size)).to(policy.device)
+
+
+def critic_from(model: Any) -> Critic:
+    """A critic on a causal language model, which is the critic's from now on and loses its head."""
+    model.set_output_embeddings(nn.Identity())
+    return Critic(model, _zero_head(model.config.get_text_config().hidden_size))
+
+
+def load_critic(config: ModelConfig, path: str | Path, policy: Policy) -> Critic:
+    """A critic of its own, from a reward model (head and all) or any other model at `path`.
+
+    Raises UserError if there is none, or if it reads other tokens than the policy.
+    """
+    source = str(embedded_model()) if path == EMBEDDED else str(Path(path).expanduser())
+    _same_tokens(source, path, policy)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it says that a head is new, which is meant
+    try:
+        model, found = AutoModelForSequenceClassification.from_pretrained(
+            source,
+            num_labels=1,
+            dtype=torch.float32,
+            attn_implementation=config.attention,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"ppo.critic.start: no value model can be made of {str(path)!r} ({first})") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    missing = {str(name) for name in found["missing_keys"]} | {str(m[0]) for m in found["mismatched_keys"]}
+    lacking = sorted(name for name in missing if not name.startswith("score."))
+    if lacking:
+        raise UserError(f"ppo.critic.start: {str(path)!r} is no whole model: it lacks {lacking[0]}")
+    head = _zero_head(model.config.get_text_config().hidden_size)
+    if "score.weight" not in missing:
+        head.weight.data.copy_(model.score.weight.data)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.enable_input_require_grads()
+    model.score = nn.Identity()
+    if config.lora is not None:
+        model = with_adapter(model, config.lora, task_type=None)
+    switch_dropout_off(model)
+    return Critic(model, head).to(policy.device).train()
+
+
+def _zero_head(size: int) -> nn.Linear:
+    head = nn.Linear(size, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
+
+
+def _same_tokens(source: str, path: str | Path, policy: Policy) -> None:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"ppo.critic.start: no tokenizer at {str(path)!r} ({first})") from error
+    other: Mapping[str, int] = tokenizer.get_vocab()
+    own = policy.tokenizer.get_vocab()
+    if other != own:
+        different = sorted(own.items() ^ other.items(), key=lambda item: (item[1], item[0]))[0]
+        raise UserError(
+            f"ppo.critic.start: {str(path)!r} reads other tokens than the policy ({len(other)} and "
+            f"{len(own)} in their vocabularies, token {different[1]} differs): it could not judge its "
+            "completions; take a model of the same family"
+        )
+
+
+@torch.no_grad()
+def probe_values(actor_critic: ActorCritic, policy: Policy) -> bool:
+    """Whether the critic may read a prompt once for several completions: the values are then the same."""
+    trunk = actor_critic.critic.trunk
+    if trunk is None:
+        return True  # the policy's own trunk has been probed
+    config = trunk.config.get_text_config()
+    if is_windowed(config) or getattr(config, "_attn_implementation", "") == "flash_attention_2":
+        return False
+    generator = torch.Generator().manual_seed(0)
+    size = policy.model.get_input_embeddings().weight.shape[0]
+    prompt, *completions = torch.randint(0, size, (3, 8), generator=generator).tolist()
+    sequences = [Completion(0, prompt, completion) for completion in completions]
+    head = actor_critic.critic.head
+    saved = head.weight.data.clone()
+    head.weight.data.normal_(generator=torch.Generator(head.weight.device).manual_seed(0))
+    autocast, actor_critic._autocast = actor_critic._autocast, partial(policy.autocast, torch.float32)
+    try:
+        found = []
+        for share in (False, True):
+            (packed,) = pack(sequences, share_prompt=share, budget=4096, width=4096, pad_id=policy.pad_id)
+            values_CT = actor_critic.values(packed.to(policy.device))
+            found.append(values_CT[torch.tensor(packed.order).argsort()])
+        return bool((found[0] - found[1]).abs().max() < _PROBE_TOLERANCE * float(found[0].abs().max() + 1))
+    except (RuntimeError, ValueError, TypeError, IndexError):  # it refuses a mask of four dimensions
+        return False
+    finally:
+        head.weight.data.copy_(saved)
+        actor_critic._autocast = autocast

@@ -1,0 +1,107 @@
+"""Stage `ppo`: proximal policy optimisation (arXiv 1707.06347) with a critic.
+
+What is its own is here: every token is held against what the critic expected before it. The loop around it,
+which it shares with `grpo`, is `rlreason.stages.loop`. The details that are known to matter, and the line
+that does each, are listed in docs/ppo.md.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlreason.algorithms import (
+    adapted_coef,
+    explained_variance,
+    generalized_advantages,
+    kl_estimate,
+    token_rewards,
+    whiten,
+)
+from rlreason.config import RunConfig
+from rlreason.stages.collect import Sample, TokenTargets
+from rlreason.stages.context import RunContext
+from rlreason.stages.loop import Method, train_online
+from rlreason.stages.loop_setup import OnlineSetup
+
+
+def train_ppo(context: RunContext) -> None:
+    """Run the stage to its last step; afterwards `context.start` is the trained model's directory."""
+    train_online(context, CriticBased(context.config))
+
+
+class CriticBased(Method):
+    """An advantage a token: generalised advantage estimation over the critic's values."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._settings = config.ppo
+        self._coef = config.ppo.kl.coef
+
+    def advantage(self, setup: OnlineSetup, samples: Sequence[Sample]) -> dict[str, float | None]:
+        settings, updater = self._settings, setup.updater
+        judged = [sample for sample in samples if sample.reward is not None]
+        if not judged:
+            return {"kl_coef": self._coef}
+        values_BT, mask_BT = _rows([updater.values(judged)[id(s)] for s in judged])
+        kl_BT, measured = self._kl(setup, judged, mask_BT)
+        scores = [(s.reward or 0.0) - settings.truncation_penalty * s.truncated for s in judged]
+        rewards_BT = token_rewards(torch.tensor(scores), kl_BT, mask_BT, coef=self._coef)
+        if settings.whiten_rewards:
+            rewards_BT = whiten(rewards_BT, mask_BT, keep_mean=True)
+        advantages_BT, returns_BT = generalized_advantages(
+            rewards_BT, values_BT, mask_BT, gamma=settings.gamma, gae_lambda=settings.gae_lambda
+        )
+        fit = explained_variance(values_BT, returns_BT, mask_BT)
+        tokens = mask_BT.sum()
+        measured |= {
+            "value": float(values_BT.sum() / tokens),
+            "return": float(returns_BT.sum() / tokens),
+            "explained_variance": fit,
+            "kl_coef": self._coef,
+        }
+        if settings.whiten_advantages:
+            advantages_BT = whiten(advantages_BT, mask_BT)
+        for row, sample in enumerate(judged):
+            kept = slice(0, len(sample.rollout.completion_ids))
+            targets = TokenTargets(values_BT[row, kept], advantages_BT[row, kept], returns_BT[row, kept])
+            sample.tokens, sample.advantage = targets, float(targets.advantages.mean())
+        self._adapt(measured.get("kl_completion"), len(judged))
+        return measured
+
+    def _kl(
+        self, setup: OnlineSetup, samples: Sequence[Sample], mask_BT: Tensor
+    ) -> tuple[Tensor, dict[str, float | None]]:
+        """The divergence from the reference a token, (B, T), and its means; not computed where it is free."""
+        if self._coef == 0:
+            return torch.zeros(mask_BT.shape), {}
+        now, reference = setup.updater.logprobs(samples), setup.updater.reference_logprobs(samples)
+        kind = self._settings.kl.estimator
+        kl_BT, _ = _rows([kl_estimate(now[id(s)], reference[id(s)], kind) for s in samples])
+        return kl_BT, {
+            "kl": float(kl_BT.sum() / mask_BT.sum()),
+            "kl_completion": float(kl_BT.sum(-1).mean()),
+        }
+
+    def _adapt(self, kl: float | None, completions: int) -> None:
+        settings = self._settings.kl
+        if settings.target is not None and kl is not None:
+            self._coef = adapted_coef(
+                self._coef, kl, target=settings.target, horizon=settings.horizon, completions=completions
+            )
+
+    def signal(self, samples: Sequence[Sample]) -> float:
+        return float(len({sample.reward for sample in samples if sample.reward is not None}) > 1)
+
+    def state(self) -> dict[str, Any]:
+        return {"kl_coef": self._coef}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._coef = state["kl_coef"]
+
+
+def _rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack rows of different lengths on the CPU: (B, T), 0 where there is no token, and the mask."""
+    padded_BT = torch.nn.utils.rnn.pad_sequence([row.float().cpu() for row in rows], batch_first=True)
+    lengths_B = torch.tensor([len(row) for row in rows])
+    return padded_BT, torch.arange(padded_BT.shape[1]) < lengths_B[:, None]
