@@ -77,25 +77,36 @@ def test_another_seed_gives_another_run(train: Train) -> None:
     assert lines(one / "samples.jsonl") != lines(two / "samples.jsonl")
 
 
+@pytest.mark.parametrize(
+    ("stage", "section"),
+    [
+        ("grpo", {}),
+        ("ppo", {"kl": {"coef": 0.1, "target": 0.01, "horizon": 64}, "critic": {"warmup_steps": 1}}),
+        ("ppo", {"critic": {"kind": "shared"}}),
+    ],
+)
 def test_steps_straight_equal_steps_with_a_resume_between(
-    train: Train, monkeypatch: pytest.MonkeyPatch
+    train: Train, monkeypatch: pytest.MonkeyPatch, stage: str, section: dict[str, Any]
 ) -> None:
     """Killed after step 3, one step past the last checkpoint; two epochs of two minibatches a step."""
-    settings: dict[str, Any] = {"grpo": {"epochs": 2, "minibatches": 2}}
+    settings: dict[str, Any] = {
+        "stage": ["sft", stage],
+        stage: {"epochs": 2, "minibatches": 2, **section},
+    }
     straight = train(name="straight", **settings)
-    from rlreason.stages import grpo
+    from rlreason.stages import loop
 
-    whole = grpo.record
+    whole = loop.record
 
     def record_then_die(context: Any, setup: Any, *rest: Any) -> None:
         whole(context, setup, *rest)
         if setup.step == 3:
             raise SystemExit("killed")
 
-    monkeypatch.setattr(grpo, "record", record_then_die)
+    monkeypatch.setattr(loop, "record", record_then_die)
     with pytest.raises(SystemExit):
         train(name="cut", **settings)
-    monkeypatch.setattr(grpo, "record", whole)
+    monkeypatch.setattr(loop, "record", whole)
     resumed = train(name="cut", **settings)
     assert without_clocks(straight / "metrics.jsonl") == without_clocks(resumed / "metrics.jsonl")
     assert lines(straight / "samples.jsonl") == lines(resumed / "samples.jsonl")
@@ -111,12 +122,12 @@ def test_finished_run_is_refused_and_left_as_it_was(train: Train) -> None:
 
 
 def test_another_config_does_not_go_on_with_a_run(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    from rlreason.stages import grpo
+    from rlreason.stages import loop
 
     def stop(*_: Any) -> None:
         raise SystemExit
 
-    monkeypatch.setattr(grpo, "advantage", stop)
+    monkeypatch.setattr(loop, "sample_and_score", stop)
     with pytest.raises(SystemExit):
         train()
     with pytest.raises(UserError, match=r"grpo\.group_size"):
@@ -225,19 +236,19 @@ def test_lora_resumes_to_the_same_weights(train: Train, monkeypatch: pytest.Monk
         "model": {"scratch": None, "path": str(base / "model"), "lora": {"rank": 2}},
     }
     straight = train(name="straight", **settings)
-    from rlreason.stages import grpo
+    from rlreason.stages import loop
 
-    whole = grpo.sample_and_score
+    whole = loop.sample_and_score
 
     def die_in_step_four(context: Any, setup: Any, step: int, clock: Any) -> Any:
         if step == 4:
             raise SystemExit
         return whole(context, setup, step, clock)
 
-    monkeypatch.setattr(grpo, "sample_and_score", die_in_step_four)
+    monkeypatch.setattr(loop, "sample_and_score", die_in_step_four)
     with pytest.raises(SystemExit):
         train(name="cut", **settings)
-    monkeypatch.setattr(grpo, "sample_and_score", whole)
+    monkeypatch.setattr(loop, "sample_and_score", whole)
     assert same_weights(straight, train(name="cut", **settings))
 
 

@@ -25,6 +25,13 @@ MICRO: dict[str, Any] = {
     "rollout": {"max_new_tokens": 12, "precision": "float32"},
     "sft": {"size": 8, "batch_size": 4, "optim": {"lr": 1e-3}},
     "grpo": {"steps": 4, "prompts_per_step": 4, "group_size": 4, "optim": {"lr": 1e-3}},
+    "ppo": {
+        "steps": 4,
+        "prompts_per_step": 4,
+        "group_size": 4,
+        "optim": {"lr": 1e-3},
+        "critic": {"optim": {"lr": 1e-3}},
+    },
     "eval": {"questions": 6},
     "log": {"sample_every": 0, "checkpoint_every": 2},
 }
