@@ -43,7 +43,8 @@ class CriticBased(Method):
         judged = [sample for sample in samples if sample.reward is not None]
         if not judged:
             return {"kl_coef": self._coef}
-        values_BT, mask_BT = _rows([updater.values(judged)[id(s)] for s in judged])
+        expected = updater.values(judged)
+        values_BT, mask_BT = _rows([expected[id(sample)] for sample in judged])
         kl_BT, measured = self._kl(setup, judged, mask_BT)
         scores = [(s.reward or 0.0) - settings.truncation_penalty * s.truncated for s in judged]
         rewards_BT = token_rewards(torch.tensor(scores), kl_BT, mask_BT, coef=self._coef)
