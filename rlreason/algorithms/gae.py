@@ -106,16 +106,19 @@ def value_loss(
     the completions were sampled, so that no step moves a value far (OpenAI baselines' ppo2; detail 9 of
     Huang et al., "The 37 Implementation Details of PPO", 2022): max((V - R)^2, (V_clipped - R)^2) / 2.
     """
-    mask_BT = mask_BT.bool()
-    errors_BT = (values_BT - returns_BT.detach()).square()
-    clipped = mask_BT.new_zeros(())
+    # Masked before anything else: 0 times the gradient of a NaN is NaN.
+    values_BT, old_BT, returns_BT = (
+        each.masked_fill(~mask_BT.bool(), 0.0)
+        for each in (values_BT, old_values_BT.detach(), returns_BT.detach())
+    )
+    errors_BT = (values_BT - returns_BT).square()
+    clipped = torch.zeros_like(errors_BT).sum()
     if clip is not None:
-        old_BT = old_values_BT.detach()
         held_BT = old_BT + (values_BT - old_BT).clamp(-clip, clip)
-        held_errors_BT = (held_BT - returns_BT.detach()).square()
-        clipped = (mask_BT & (held_errors_BT > errors_BT)).sum()
+        held_errors_BT = (held_BT - returns_BT).square()
+        clipped = (held_errors_BT > errors_BT).sum()
         errors_BT = torch.maximum(errors_BT, held_errors_BT)
-    loss = 0.5 * errors_BT.masked_fill(~mask_BT, 0.0).sum() / denominator
+    loss = 0.5 * errors_BT.sum() / denominator
     return ValueLoss(loss, clipped.to(loss.dtype))
 
 
