@@ -285,3 +285,23 @@ def test_contradictions_are_refused(options: dict[str, Any], message: str) -> No
     fields = {name: options.pop(name) for name in list(options) if name.endswith(("_BT", "advantages"))}
     with pytest.raises(ValueError, match=message):
         policy_loss(replace(golden_inputs(), **fields), denominator=1.0, **options)
+
+
+def test_an_advantage_a_token_by_hand() -> None:
+    """PPO: rows 1, -1, 2 and -2, 1, with NaN under the 0 of the mask.
+
+    Terms -min(r A, clip(r) A): -1; 1.5, as min(-1.5, -1.3) = -1.5; -1, as min(1, 1.6) = 1. Row 1: 2; -0.5.
+    Slopes -r A, none being held but where the clip is the smaller one: -1, 1.5, -1, 2, -0.5.
+    """
+    advantages = torch.tensor([[1.0, -1.0, 2.0], [-2.0, 1.0, math.nan]], dtype=torch.float64)
+    inputs = replace(golden_inputs(), advantages=advantages)
+    output = policy_loss(inputs, kind="bnpo", denominator=5.0, **BOUNDS)
+    close(output.loss, (-1 + 1.5 - 1 + 2 - 0.5) / 5)
+    close(gradient(inputs, output), [[-0.2, 0.3, -0.2], [0.4, -0.1, 0.0]])
+
+
+def test_one_advantage_for_all_tokens_is_that_of_the_completion() -> None:
+    each = replace(golden_inputs(), advantages=torch.tensor([[1.0] * 3, [-2.0] * 3], dtype=torch.float64))
+    for kind in ("grpo", "dr_grpo", "bnpo"):
+        options: dict[str, Any] = {"kind": kind, "denominator": 3.0, **BOUNDS}
+        assert float(policy_loss(each, **options).loss) == float(policy_loss(golden_inputs(), **options).loss)
