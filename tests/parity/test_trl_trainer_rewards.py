@@ -120,24 +120,18 @@ def trained(tmp_path: Path) -> Callable[..., Any]:
     return train
 
 
-@pytest.fixture
-def options(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
-    """The options that a reward cannot do without."""
-
-    def find(name: str) -> dict[str, Any]:
-        return {}
-
-    return find
-
-
+# The options that a reward cannot do without, or that make it say more than 0 of one token.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "length_cosine": {"max_tokens": 4},
+    "length_overlong": {"max_tokens": 2, "cache_tokens": 2},
+    "repetition": {"ngram": 1},
+}
 ROWS = [{"prompt": "two plus two", **COLUMNS}, {"prompt": "plus two two", **COLUMNS}]
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS))
-def test_each_reward_trains_two_steps(
-    name: str, trained: Callable[..., Any], options: Callable[[str], dict[str, Any]]
-) -> None:
-    reward = REWARDS[name].with_options(**options(name))
+def test_each_reward_trains_two_steps(name: str, trained: Callable[..., Any]) -> None:
+    reward = REWARDS[name].with_options(**OPTIONS.get(name, {}))
     trainer = trained([reward], ROWS)
     logged = [entry for entry in trainer.state.log_history if f"rewards/{name}/mean" in entry]
     assert [entry["step"] for entry in logged] == [1, 2]
