@@ -144,7 +144,7 @@ def load_judge(model: str, device: str, dtype: str) -> Judge:
     )
     if found["missing_keys"]:
         raise ValueError(
-            f"reward 'learned': model={model!r} is no reward model: it has no {sorted(found['missing_keys'])[0]}"
+            f"reward 'learned': model={model!r} is no reward model: it lacks {sorted(found['missing_keys'])[0]}"
         )
     if loaded.config.num_labels != 1:
         raise ValueError(

@@ -126,12 +126,33 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "length_overlong": {"max_tokens": 2, "cache_tokens": 2},
     "repetition": {"ngram": 1},
 }
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
+    """Find OPTIONS by name; for `learned` also a reward model, which is small and random as well."""
+
+    def find(name: str) -> dict[str, Any]:
+        if name != "learned":
+            return OPTIONS.get(name, {})
+        from transformers import LlamaForSequenceClassification
+
+        path = str(tmp_path / "judge")
+        small_llama(LlamaForSequenceClassification, num_labels=1).save_pretrained(path)
+        small_tokenizer().save_pretrained(path)
+        return {"model": path}
+
+    return find
+
+
 ROWS = [{"prompt": "two plus two", **COLUMNS}, {"prompt": "plus two two", **COLUMNS}]
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS))
-def test_each_reward_trains_two_steps(name: str, trained: Callable[..., Any]) -> None:
-    reward = REWARDS[name].with_options(**OPTIONS.get(name, {}))
+def test_each_reward_trains_two_steps(
+    name: str, trained: Callable[..., Any], options: Callable[[str], dict[str, Any]]
+) -> None:
+    reward = REWARDS[name].with_options(**options(name))
     trainer = trained([reward], ROWS)
     logged = [entry for entry in trainer.state.log_history if f"rewards/{name}/mean" in entry]
     assert [entry["step"] for entry in logged] == [1, 2]
