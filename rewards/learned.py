@@ -143,9 +143,8 @@ def load_judge(model: str, device: str, dtype: str) -> Judge:
         model, dtype=kind, output_loading_info=True
     )
     if found["missing_keys"]:
-        raise ValueError(
-            f"reward 'learned': model={model!r} is no reward model: it lacks {sorted(found['missing_keys'])[0]}"
-        )
+        lacking = sorted(found["missing_keys"])[0]
+        raise ValueError(f"reward 'learned': model={model!r} is no reward model: it lacks {lacking}")
     if loaded.config.num_labels != 1:
         raise ValueError(
             f"reward 'learned': model={model!r} has {loaded.config.num_labels} outputs: give one with one"

@@ -12,3 +12,8 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def as_list(value: object) -> object:
+    """A single text as a list of one; anything else unchanged."""
+    return [value] if isinstance(value, str) else value

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlreason.config.training import DERIVATIONS, STYLES
+from rlreason.config.training import DERIVATIONS, STAGES, STYLES
 
 if TYPE_CHECKING:
     from rlreason.config.schema import RunConfig
@@ -28,6 +28,8 @@ def cross_field_mistakes(config: "RunConfig") -> Iterator[Mistake]:
     yield from _shape_of_scratch(config)
     yield from _task(config)
     yield from _rewards(config)
+    if "pretrain" in config.stages:
+        yield from _documents(config)
     if "sft" in config.stages:
         yield from _traces(config)
     yield from _loss(config)
@@ -74,6 +76,12 @@ def _shape_of_scratch(config: "RunConfig") -> Iterator[Mistake]:
     shape = config.model.scratch
     if shape is None:
         return
+    if shape.vocabulary != type(shape).model_fields["vocabulary"].default and shape.tokens != "bpe":
+        yield Mistake(
+            f"model.scratch.vocabulary: is for model.scratch.tokens = bpe, but that is {shape.tokens}; "
+            "remove it or change that",
+            ("model.scratch.vocabulary", "model.scratch.tokens"),
+        )
     sizes = ("model.scratch.hidden_size", "model.scratch.heads")
     if shape.hidden_size % (2 * shape.heads):
         yield Mistake(
@@ -93,6 +101,41 @@ def _shape_of_scratch(config: "RunConfig") -> Iterator[Mistake]:
             f"model.scratch.max_positions: {shape.max_positions} is less than prompt.max_tokens + "
             f"rollout.max_new_tokens = {longest}; raise it or lower those",
             ("model.scratch.max_positions", "prompt.max_tokens", "rollout.max_new_tokens"),
+        )
+
+
+def _documents(config: "RunConfig") -> Iterator[Mistake]:
+    pretrain, source = config.pretrain, config.task.source
+    if DERIVATIONS in pretrain.text and len(pretrain.text) > 1:
+        yield Mistake(
+            "pretrain.text: derivations cannot be mixed with files; name one or the others",
+            ("pretrain.text", "stage"),
+        )
+    elif DERIVATIONS in pretrain.text and source != "reasoning_gym":
+        yield Mistake(
+            "pretrain.text: derivations are written for generated questions only, but task.source is "
+            f"{source}; give text files, or leave pretrain out of stage",
+            ("pretrain.text", "task.source", "stage"),
+        )
+    for path in pretrain.text:
+        if path in (config.task.name, config.task.eval_name):
+            yield Mistake(
+                f"pretrain.text: {path!r} holds the task's questions, so that held-out ones would be trained "
+                "on; give other text, or use derivations or stage sft",
+                ("pretrain.text", "task.name", "task.eval_name", "stage"),
+            )
+    if config.model.attention == "flash_attention_2" and pretrain.batch_size > 1:
+        yield Mistake(
+            f"pretrain.batch_size: {pretrain.batch_size} packed sequences side by side are not kept apart by "
+            "model.attention = flash_attention_2; set it to 1 and raise sequence_tokens, or use sdpa",
+            ("pretrain.batch_size", "model.attention", "stage"),
+        )
+    shape = config.model.scratch
+    if shape is not None and shape.max_positions < pretrain.sequence_tokens:
+        yield Mistake(
+            f"pretrain.sequence_tokens: {pretrain.sequence_tokens} is more than model.scratch.max_positions "
+            f"= {shape.max_positions}; lower it or raise that",
+            ("pretrain.sequence_tokens", "model.scratch.max_positions", "stage"),
         )
 
 
@@ -223,10 +266,10 @@ def _sizes(config: "RunConfig") -> Iterator[Mistake]:
             f"(prompts_per_step), and a group stays whole; give one of {_divisors(prompts)}",
             ("grpo.minibatches", "grpo.prompts_per_step"),
         )
-    if config.stages == ("grpo", "sft"):
+    in_order = tuple(stage for stage in STAGES if stage in config.stages)
+    if config.stages != in_order:
         yield Mistake(
-            "stage: [grpo, sft] would imitate after learning from rewards, and measure neither; "
-            "write [sft, grpo]",
+            f"stage: [{', '.join(config.stages)}] would undo what it learned; write [{', '.join(in_order)}]",
             ("stage",),
         )
 

@@ -36,7 +36,13 @@ class LoraConfig(Section):
 
 
 class ScratchConfig(Section):
-    """Shape of a new, randomly initialised Llama model."""
+    """Shape of a new, randomly initialised Llama model, and the tokenizer that is made for it."""
+
+    tokens: Literal["digits", "numbers", "bpe"] = Field(
+        default="digits",
+        description="a token is a word, or: digits = a digit, numbers = a number; bpe = learned byte pairs",
+    )
+    vocabulary: int = Field(default=4096, ge=300, description="tokens that bpe may make")
 
     hidden_size: int = Field(default=128, ge=8, description="width of the residual stream")
     layers: int = Field(default=4, ge=1, description="transformer blocks")

@@ -6,13 +6,20 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from rlreason.config.base import Section
+from rlreason.config.base import Section, as_list
 from rlreason.config.checks import cross_field_mistakes
 from rlreason.config.data import PromptConfig, RewardConfig, TaskConfig, expand_rewards
 from rlreason.config.model import ModelConfig
-from rlreason.config.training import EvalConfig, GrpoConfig, LogConfig, RolloutConfig, SftConfig
+from rlreason.config.training import (
+    EvalConfig,
+    GrpoConfig,
+    LogConfig,
+    PretrainConfig,
+    RolloutConfig,
+    SftConfig,
+)
 
-StageName = Literal["sft", "grpo"]
+StageName = Literal["pretrain", "sft", "grpo"]
 
 CROSS_FIELD = "cross_field"
 """Type of the pydantic error that carries the mistakes of `cross_field_mistakes` in its context."""
@@ -28,10 +35,6 @@ def _folder_name(name: str) -> str:
             "it names a folder: use at most 100 letters, digits, '-', '_' and '.', no sign at either end"
         )
     return name
-
-
-def _as_list(value: object) -> object:
-    return [value] if isinstance(value, str) else value
 
 
 def _each_once(stages: tuple[StageName, ...]) -> tuple[StageName, ...]:
@@ -51,7 +54,7 @@ class RunConfig(Section):
     threads: int | None = Field(default=None, ge=1, description="processor threads; null = one a core")
     stage: Annotated[
         tuple[StageName, ...],
-        BeforeValidator(_as_list, json_schema_input_type=StageName | list[StageName]),
+        BeforeValidator(as_list, json_schema_input_type=StageName | list[StageName]),
         AfterValidator(_each_once),
     ] = Field(
         strict=False, min_length=1, description="what to do: a stage, or several in order as in [sft, grpo]"
@@ -72,6 +75,9 @@ class RunConfig(Section):
         description="what an answer earns: a reward's name, or names with weights or the keys below",
     )
     rollout: RolloutConfig = Field(default_factory=RolloutConfig, description="how completions are sampled")
+    pretrain: PretrainConfig = Field(
+        default_factory=PretrainConfig, description="stage pretrain: predict the next token of raw text"
+    )
     sft: SftConfig = Field(default_factory=SftConfig, description="stage sft: imitate worked solutions")
     grpo: GrpoConfig = Field(default_factory=GrpoConfig, description="stage grpo: learn from the rewards")
     eval: EvalConfig = Field(default_factory=EvalConfig, description="what is measured on held-out questions")

@@ -1,14 +1,16 @@
-"""The sections `rollout`, `sft`, `grpo`, `eval` and `log`: sampling, optimising, measuring, recording."""
+"""The sections `rollout`, `pretrain`, `sft`, `grpo`, `eval` and `log`: sampling, optimising, recording."""
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from rlreason.config.base import Section
+from rlreason.config.base import Section, as_list
 from rlreason.config.model import Precision
 
 DERIVATIONS = "derivations"
 STYLES = ("guess", "steps")
+STAGES = ("pretrain", "sft", "grpo")
+"""In the order in which they make sense."""
 
 
 class RolloutConfig(Section):
@@ -55,6 +57,46 @@ class OptimConfig(Section):
     eps: float = Field(default=1e-8, gt=0, description="added to the denominator of an update")
     max_grad_norm: float = Field(
         default=1.0, gt=0, description="gradients of a larger norm are scaled down to it"
+    )
+
+
+class PretrainOptimConfig(OptimConfig):
+    """With the high, falling learning rate of training from nothing (Brown et al. 2020, arXiv 2005.14165)."""
+
+    lr: float = Field(default=1e-3, gt=0, description="peak learning rate")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="cosine", description="learning rate after warm-up; linear and cosine fall to 0"
+    )
+    warmup_steps: int = Field(default=20, ge=0, description="optimizer steps in which the rate rises from 0")
+    weight_decay: float = Field(default=0.1, ge=0, description="decoupled weight decay")
+    beta2: float = Field(default=0.95, ge=0, lt=1, description="decay of the mean of their squares")
+
+
+class PretrainConfig(Section):
+    """Next-token training on raw text: every token carries loss, but for the questions of derivations."""
+
+    text: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        BeforeValidator(as_list, json_schema_input_type=str | list[str]),
+    ] = Field(
+        default=(DERIVATIONS,),
+        strict=False,
+        min_length=1,
+        description="derivations (the task's questions, solved), or files: txt, md, jsonl, csv, parquet",
+    )
+    column: str = Field(default="text", min_length=1, description="column with the text in files of rows")
+    held_out: float = Field(
+        default=0.02, gt=0, lt=1, description="share of the files' documents to measure perplexity by"
+    )
+    epochs: int = Field(default=1, ge=1, description="passes over the documents")
+    sequence_tokens: int = Field(
+        default=512,
+        ge=8,
+        description="tokens of a packed sequence; documents see only themselves, longer ones are cut up",
+    )
+    batch_size: int = Field(default=8, ge=1, description="packed sequences in one optimizer step")
+    optim: PretrainOptimConfig = Field(
+        default_factory=PretrainOptimConfig, description="optimizer of this stage"
     )
 
 

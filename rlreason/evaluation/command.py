@@ -27,8 +27,8 @@ def model_path(model_or_run: str) -> str:
         return model_or_run
     if (folder / "model").is_dir():
         return str(folder / "model")
-    cold_start = folder / "checkpoints" / "sft"
-    checkpoints = [cold_start] if cold_start.is_dir() else []
+    earlier = [folder / "checkpoints" / stage for stage in ("pretrain", "sft")]
+    checkpoints = [checkpoint for checkpoint in earlier if checkpoint.is_dir()]
     checkpoints += sorted((folder / "checkpoints").glob("step-*"))
     if not checkpoints:
         raise UserError(f"{model_or_run}: this run has saved neither a model nor a checkpoint yet")

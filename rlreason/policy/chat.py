@@ -88,11 +88,13 @@ class Renderer:
         stripped = text.rstrip()
         if not stripped.endswith(opener):
             return ""
-        # A template that marks no turns ends with the question, which may end with the tag.
-        asked = self.tokenizer.apply_chat_template(
-            self.messages(example), add_generation_prompt=False, tokenize=False
-        )
-        return "" if asked.rstrip().endswith(opener) else text[len(stripped) - len(opener) :]
+        messages = self.messages(example)
+        if messages[-1]["content"].rstrip().endswith(opener):
+            # A template that marks no turns ends with the question, whose tag is not the template's.
+            asked = self.tokenizer.apply_chat_template(messages, add_generation_prompt=False, tokenize=False)
+            if asked.rstrip().endswith(opener):
+                return ""
+        return text[len(stripped) - len(opener) :]
 
     def completion_ids(self, prompt: RenderedPrompt, text: str) -> list[int]:
         """Encode a written completion for supervised training: what the template has not opened, and EOS."""

@@ -80,14 +80,17 @@ def load_policy(
 ) -> Policy:
     """Load the policy of `config`, or the checkpoint at `path` with the rest of `config`.
 
-    With `model.scratch`, a model is made from nothing; its tokenizer covers the characters of
+    With `model.scratch`, a model is made from nothing; its tokenizer is made for
     `scratch_texts()` and has one token for each of `tags`. Dropout is off unless asked for: in reinforcement
     learning the ratio of the first pass must be 1. Raises UserError if the model cannot be found
     or lacks a tokenizer.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.scratch is not None and path is None:
-        tokenizer: Any = scratch_tokenizer(scratch_texts() if scratch_texts else (), tags)
+        shape = config.scratch
+        tokenizer: Any = scratch_tokenizer(
+            scratch_texts() if scratch_texts else (), tags, tokens=shape.tokens, vocabulary=shape.vocabulary
+        )
         model: Any = scratch_model(config.scratch, tokenizer)
     else:
         model, tokenizer = _load(config, str(path) if path is not None else config.path)

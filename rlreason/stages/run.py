@@ -80,9 +80,14 @@ def _accelerator(config: RunConfig) -> Any:
 
 def _run_stages(context: RunContext) -> None:
     from rlreason.stages.grpo import train_grpo
+    from rlreason.stages.pretrain import train_pretrain
     from rlreason.stages.sft import train_sft
 
-    stages = {"sft": (train_sft, "cold start: supervised fine-tuning"), "grpo": (train_grpo, "GRPO")}
+    stages = {
+        "pretrain": (train_pretrain, "pretraining"),
+        "sft": (train_sft, "cold start: supervised fine-tuning"),
+        "grpo": (train_grpo, "GRPO"),
+    }
     for name in context.config.stages:
         train, title = stages[name]
         context.view.stage(title)
@@ -94,7 +99,7 @@ def _run_stages(context: RunContext) -> None:
 
 
 def _publish(context: RunContext) -> None:
-    """A run that ends with supervised fine-tuning: its model is the run's model."""
+    """A run that ends before reinforcement learning: its model is the run's model."""
     start = context.start
     assert start is not None
 

@@ -1,11 +1,10 @@
 """Stage `sft`: imitate worked solutions, with TRL's SFTTrainer. The cold start before GRPO."""
 
 import random
-import time
 from typing import Any
 
 from datasets import Dataset, disable_progress_bars
-from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
 
 from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
@@ -13,6 +12,7 @@ from rlreason.policy.model import Policy
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
 from rlreason.stages.policies import load_stage_policy
+from rlreason.stages.trainer import Recorder, trainer_arguments
 from rlreason.tasks import Trace, load_traces, traces
 
 NAME = "sft"
@@ -65,8 +65,7 @@ def train_sft(context: RunContext) -> None:
         context.start = done
         return
     found = collect_traces(context)
-    texts = [text for trace in found for text in _trace_texts(trace)]
-    policy = load_stage_policy(context, texts=texts, dropout=True)
+    policy = load_stage_policy(context, texts=trace_texts(found), dropout=True)
     prompt = context.config.prompt
     renderer = Renderer(policy.tokenizer, prompt_format=prompt.format, system=prompt.system)
     limit = prompt.max_tokens + context.config.rollout.max_new_tokens
@@ -83,8 +82,13 @@ def train_sft(context: RunContext) -> None:
     context.accelerator.wait_for_everyone()
 
 
-def _trace_texts(trace: Trace) -> list[str]:
-    return [trace.think, trace.answer, *(message["content"] for message in trace.example.prompt)]
+def trace_texts(found: list[Trace]) -> list[str]:
+    """Every text in traces, each by itself, for a tokenizer that is made to hold them."""
+    return [
+        text
+        for trace in found
+        for text in (trace.think, trace.answer, *(message["content"] for message in trace.example.prompt))
+    ]
 
 
 def _fit(context: RunContext, policy: Policy, rows: list[dict[str, Any]]) -> None:
@@ -92,71 +96,19 @@ def _fit(context: RunContext, policy: Policy, rows: list[dict[str, Any]]) -> Non
 
     disable_progress_bars()
     settings = context.config.sft
-    optim = settings.optim
     arguments = SFTConfig(
-        output_dir=str(context.run.root / "checkpoints"),
-        num_train_epochs=settings.epochs,
-        per_device_train_batch_size=max(1, settings.batch_size // context.accelerator.num_processes),
-        learning_rate=optim.lr,
-        lr_scheduler_type={"constant": "constant_with_warmup"}.get(optim.schedule, optim.schedule),
-        warmup_steps=optim.warmup_steps,
-        weight_decay=optim.weight_decay,
-        adam_beta1=optim.beta1,
-        adam_beta2=optim.beta2,
-        adam_epsilon=optim.eps,
-        max_grad_norm=optim.max_grad_norm,
-        bf16=str(policy.dtype) == "torch.bfloat16",
-        use_cpu=policy.device.type == "cpu",
-        gradient_checkpointing=context.config.model.gradient_checkpointing,
+        **trainer_arguments(context, policy, NAME, settings, rows=len(rows)),
         completion_only_loss=True,
         max_length=None,
         packing=False,
         shuffle_dataset=False,
-        seed=derive_seed("sft", context.config.seed) % 2**31,
-        logging_steps=max(1, len(rows) * settings.epochs // settings.batch_size // 10),
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
     )
     trainer = SFTTrainer(
         model=policy.model,
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
-        callbacks=[_Recorder(context)],
+        callbacks=[Recorder(context, NAME)],
     )
-    trainer.remove_callback(_printer())
+    trainer.remove_callback(PrinterCallback)
     trainer.train()
-
-
-def _printer() -> type:
-    from transformers.trainer_callback import PrinterCallback
-
-    return PrinterCallback
-
-
-class _Recorder(TrainerCallback):
-    """Writes what the trainer logs to the run's metrics and shows it."""
-
-    def __init__(self, context: RunContext) -> None:
-        self._context = context
-        self._last = (0, time.perf_counter())
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
-            return
-        (step, then), now = self._last, time.perf_counter()
-        self._last = (state.global_step, now)
-        seconds = (now - then) / max(1, state.global_step - step)
-        record = {
-            "stage": NAME,
-            "step": state.global_step,
-            "steps": state.max_steps,
-            "loss": float(logs["loss"]),
-            "grad_norm": float(logs["grad_norm"]) if "grad_norm" in logs else None,
-            "lr": float(logs["learning_rate"]) if "learning_rate" in logs else None,
-            "time": {"total": seconds, "left": seconds * (state.max_steps - state.global_step)},
-        }
-        self._context.run.append_metrics(record)
-        self._context.view.step(record)

@@ -1,6 +1,7 @@
 """Where prompts and gold answers come from: generators, files, data sets; and worked solutions for them."""
 
 from rlreason.tasks.derivations import DERIVATIONS, derives
+from rlreason.tasks.documents import load_documents, split_documents
 from rlreason.tasks.load import TaskConfig, TaskData, load_tasks, row_numbers
 from rlreason.tasks.questions import question_key
 from rlreason.tasks.traces import Trace, load_traces, traces
@@ -11,9 +12,11 @@ __all__ = [
     "TaskData",
     "Trace",
     "derives",
+    "load_documents",
     "load_tasks",
     "load_traces",
     "question_key",
     "row_numbers",
+    "split_documents",
     "traces",
 ]

@@ -15,7 +15,12 @@ def question_key(example: Example) -> str:
     a held-out question that was trained on in capitals has been trained on.
     """
     asked = "\n".join(message["content"] for message in example.prompt if message["role"] != "system")
-    return " ".join(unicodedata.normalize("NFC", asked.casefold()).split())
+    return folded(asked)
+
+
+def folded(text: str) -> str:
+    """`text` without what makes no difference to `question_key`."""
+    return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -39,20 +39,26 @@ class Trace:
 
 
 def traces(
-    task: TaskConfig, examples: Sequence[Example], styles: Mapping[str, float], seed: int
+    task: TaskConfig,
+    examples: Sequence[Example],
+    styles: Mapping[str, float],
+    seed: int,
+    *,
+    field: str = "sft.traces",
 ) -> list[Trace]:
     """Write one trace an example, in the order of the examples.
 
     `styles` gives the share of each way of thinking, and is met to within one trace: "steps" is the
     generator's derivation, "guess" one of `GUESSES` with no arithmetic; both end in the right answer. Empty
-    means steps only. Which example gets which style the seed decides. Raises UserError for an unknown style,
+    means steps only. Which example gets which style the seed decides. `field` is the config key that asked,
+    for messages. Raises UserError for an unknown style,
     shares that are not positive, and questions whose derivation cannot be written.
     """
     chosen = _assign(styles or {"steps": 1.0}, len(examples), seed)
     written = []
     for number, (example, style) in enumerate(zip(examples, chosen, strict=True)):
         if style == "steps":
-            think = _steps(task, example)
+            think = _steps(task, example, field)
         else:
             think = random.Random(derive_seed("guess", seed, number)).choice(GUESSES)
         written.append(Trace(example, think, example.answer, style))
@@ -88,13 +94,13 @@ def load_traces(path: str | Path, *, exclude: Iterable[Example] = ()) -> list[Tr
     return found
 
 
-def _steps(task: TaskConfig, example: Example) -> str:
+def _steps(task: TaskConfig, example: Example, field: str) -> str:
     item = example.metadata.get("reasoning_gym") or {}
     write = DERIVATIONS.get(item.get("dataset", ""))
     if write is None:
         raise UserError(
-            f"sft.traces: no derivations are written for the questions of {item.get('dataset', task.name)}, "
-            f"only for {', '.join(sorted(DERIVATIONS))}; give a JSONL file with prompt, think and answer"
+            f"{field}: no derivations are written for the questions of {item.get('dataset', task.name)}, "
+            f"only for {', '.join(sorted(DERIVATIONS))}; give a file of your own"
         )
     return write(item["entry"])
 

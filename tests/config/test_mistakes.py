@@ -176,7 +176,28 @@ DISAGREEMENTS = [
         "grpo.minibatches: 5 does not divide the 12 groups of a step (prompts_per_step), and a group stays "
         "whole; give one of 1, 2, 3, 4, 6, 12",
     ),
-    (["stage=[grpo, sft]"], "stage: [grpo, sft] would imitate after learning from rewards"),
+    (["stage=[grpo, sft]"], "stage: [grpo, sft] would undo what it learned; write [sft, grpo]"),
+    (
+        ["stage=[pretrain, grpo]", "pretrain.text=[derivations, book.txt]"],
+        "pretrain.text: derivations cannot be mixed with files",
+    ),
+    (
+        ["stage=[pretrain, grpo]", "task.source=file", "task.name=questions.jsonl", "task.params={}"],
+        "pretrain.text: derivations are written for generated questions only, but task.source is file",
+    ),
+    (
+        ["stage=[pretrain, grpo]", "task={source: file, name: q.jsonl}", "pretrain.text=q.jsonl"],
+        "pretrain.text: 'q.jsonl' holds the task's questions",
+    ),
+    (
+        ["stage=pretrain", "model.attention=flash_attention_2"],
+        "pretrain.batch_size: 8 packed sequences side by side are not kept apart",
+    ),
+    (["model.scratch={vocabulary: 500}"], "model.scratch.vocabulary: is for model.scratch.tokens = bpe"),
+    (
+        ["stage=[pretrain, grpo]", "model.scratch={max_positions: 512}", "pretrain.sequence_tokens=1024"],
+        "pretrain.sequence_tokens: 1024 is more than model.scratch.max_positions = 512",
+    ),
     (
         ["rewards=countdown"],
         "eval.reward: accuracy compares with the gold answer, which is not what countdown",

@@ -94,3 +94,23 @@ def test_it_is_the_same_after_saving(tmp_path: Path) -> None:
     assert first == second
     assert again.get_vocab() == tokenizer.get_vocab()
     assert (again.eos_token, again.pad_token, again.unk_token) == ("<|im_end|>", "<|pad|>", "<|unk|>")
+
+
+def test_numbers_are_one_token_with_their_sign() -> None:
+    tokenizer = scratch_tokenizer(["12 - 15 = -3", "-3 + 12"], TAGS, tokens="numbers")
+    assert tokenizer.tokenize("12 - 15 = -3") == ["12", " - ", "15", " = ", "-3"]
+    assert tokenizer.decode(tokenizer("-3 + 12")["input_ids"]) == "-3 + 12"
+
+
+@settings(max_examples=20, deadline=None)
+@given(text=st.text(max_size=60).filter(lambda text: "<|" not in text and "\ud800" not in text))
+def test_byte_pairs_spell_any_text(text: str) -> None:
+    tokenizer = scratch_tokenizer(TEXTS, TAGS, tokens="bpe", vocabulary=300)
+    assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+
+def test_byte_pairs_keep_tags_and_digits_apart() -> None:
+    tokenizer = scratch_tokenizer(["12 12 12 12 " * 50], TAGS, tokens="bpe", vocabulary=400)
+    pieces = tokenizer.tokenize("<think>1212</think>")
+    assert pieces == ["<think>", "1", "2", "1", "2", "</think>"]
+    assert len(tokenizer) <= 400 + len(TAGS)

@@ -197,9 +197,10 @@ def test_what_a_reward_leaves_running_ends_with_the_pool(tmp_path: Path) -> None
     with WorkerPool(1) as pool:
         assert scores(bomb(pool, "leaves_a_grandchild"), ["bad"], tmp_path / "pids", 20.0) == [ONE]
         deadline = time.monotonic() + 5
-        while not (tmp_path / "pids").exists() and time.monotonic() < deadline:
+        written = tmp_path / "pids"
+        while not (written.exists() and written.read_text().strip()) and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert alive(int((tmp_path / "pids").read_text()))
+        assert alive(int(written.read_text()))
     assert all_gone(tmp_path / "pids", 1)
 
 

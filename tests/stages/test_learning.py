@@ -1,6 +1,6 @@
-"""The tiny config learns: from under 40% to over 90%, on questions it was never trained on.
+"""The tiny config learns: from under 40% to over 90% in under two minutes, on questions never trained on.
 
-Slow, and not passing yet: see docs/log.md, 2026-11-23.
+One seed runs with the suite, the other two are marked slow.
 """
 
 import json
@@ -8,28 +8,32 @@ import time
 from pathlib import Path
 
 import pytest
+from micro import lines
 
 from rlreason.config import load
 
 ROOT = Path(__file__).parents[2]
+GRPO_SECONDS = 120
 
 
-def learn(tmp_path: Path, seed: int) -> None:
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+def test_grpo_learns_a_task(tmp_path: Path, seed: int) -> None:
     from rlreason.stages import run
 
     config = load(ROOT / "configs/tiny.yaml", [f"seed={seed}", f"output_dir={tmp_path}"])
     started = time.monotonic()
     run(config)
-    seconds = time.monotonic() - started
-    result = json.loads((tmp_path / config.name / "eval.json").read_text())
+    print(f"seed {seed}: {time.monotonic() - started:.0f} s in all")
+    folder = tmp_path / config.name
+    result = json.loads((folder / "eval.json").read_text())
     assert result["before"]["n"] >= 200
     assert result["before"]["accuracy"] < 0.40
     assert result["after"]["accuracy"] > 0.90
-    assert result["gain"]["ci95"][0] > 0
-    print(f"seed {seed}: {seconds:.0f} s")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1, 2])
-def test_grpo_learns_a_task(tmp_path: Path, seed: int) -> None:
-    learn(tmp_path, seed)
+    assert result["gain"]["ci95"][0] > 0.40
+    # The monologue changed, not only the answers.
+    assert result["before"]["derives"] < 0.5 < 0.9 < result["after"]["derives"]
+    steps = [line for line in lines(folder / "metrics.jsonl") if line["stage"] == "grpo" and "reward" in line]
+    assert len(steps) == config.grpo.steps
+    # The limit is for two free cores; a machine that is shared with other work gets twice as long.
+    assert sum(step["time"]["total"] for step in steps) < 2 * GRPO_SECONDS

@@ -1,0 +1,293 @@
+"""Stage `pretrain`: predict the next token of raw text, with transformers' Trainer.
+
+Documents are packed into sequences of one length (best fit, by TRL), and each sees only itself: position ids
+start anew with every document, from which transformers builds the attention mask.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from torch.nn.functional import cross_entropy
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+
+from rlreason.config import RunConfig
+from rlreason.config.training import DERIVATIONS
+from rlreason.errors import UserError
+from rlreason.policy.chat import Renderer
+from rlreason.policy.model import Policy
+from rlreason.stages.context import RunContext
+from rlreason.stages.policies import load_stage_policy
+from rlreason.stages.sft import collect_traces, trace_texts
+from rlreason.stages.trainer import Recorder, trainer_arguments
+from rlreason.tasks import Trace, load_documents, split_documents, traces
+
+NAME = "pretrain"
+_IGNORED = -100  # the label that cross_entropy leaves out
+
+
+class Perplexity(NamedTuple):
+    """`loss` is the mean of -log p over all predicted tokens, in nats; its exponential is the perplexity."""
+
+    loss: float
+    tokens: int
+    documents: int
+
+    def __str__(self) -> str:
+        return f"{math.exp(min(self.loss, 700)):.2f} ({self.tokens:,} tokens of {self.documents} documents)"
+
+
+class Documents(NamedTuple):
+    """What to train on and what to measure by: traces of solved questions, or plain text. `note` counts."""
+
+    train: Sequence[Trace] | Sequence[str]
+    held_out: Sequence[Trace] | Sequence[str]
+    note: str
+
+
+def collect_documents(context: RunContext) -> Documents:
+    """The documents of the stage.
+
+    Derivations are measured on the task's held-out questions, files on a share of their documents. Documents
+    that hold one of the task's held-out questions are left out of both.
+    """
+    config, data = context.config, context.data
+    if config.pretrain.text == (DERIVATIONS,):
+        train, held_out = (
+            traces(config.task, part, {}, seed=0, field="pretrain.text")
+            for part in (data.train, data.held_out)
+        )
+        return Documents(train, held_out, note="questions of the task, solved")
+    found = load_documents(config.pretrain.text, column=config.pretrain.column, exclude=data.held_out)
+    note = (
+        f"left out: {found.duplicates} that came twice, {found.with_held_out} that hold a held-out question"
+    )
+    texts, measured = split_documents(found.texts, held_out=config.pretrain.held_out)
+    return Documents(texts, measured, note)
+
+
+def tokenize(
+    config: RunConfig, tokenizer: Any, documents: Sequence[Trace] | Sequence[str]
+) -> list[dict[str, list[int]]]:
+    """`input_ids` of each document, beginning and end of sequence included, and `labels`.
+
+    Text carries loss on every token. A solved question is rendered as the conversation that later stages
+    hold; its question was drawn at random, so there is nothing in it to predict, and carries none. Raises
+    UserError for a tokenizer without an end-of-sequence token, and for a solved question that does not fit
+    into `pretrain.sequence_tokens`.
+    """
+    return [
+        _text_row(tokenizer, document)
+        if isinstance(document, str)
+        else _solved_row(config, tokenizer, document)
+        for document in documents
+    ]
+
+
+def _text_row(tokenizer: Any, text: str) -> dict[str, list[int]]:
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            "model.path: its tokenizer has no end-of-sequence token, so a document could not be told to end; "
+            "set eos_token in tokenizer_config.json"
+        )
+    # Where the tokenizer writes a beginning of sequence, the model has seen one before every document.
+    bos = tokenizer.bos_token_id
+    begins = bos is not None and tokenizer("")["input_ids"][:1] == [bos]
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    ids = [*([bos] if begins else []), *ids, tokenizer.eos_token_id]
+    return {"input_ids": ids, "labels": ids}
+
+
+def _solved_row(config: RunConfig, tokenizer: Any, trace: Trace) -> dict[str, list[int]]:
+    renderer = Renderer(tokenizer, prompt_format=config.prompt.format, system=config.prompt.system)
+    prompt = renderer.render(trace.example)
+    completion = renderer.completion_ids(prompt, renderer.spec.render(trace.think, trace.answer))
+    ids = [*prompt.ids, *completion]
+    if len(ids) > config.pretrain.sequence_tokens:
+        raise UserError(
+            f"pretrain.sequence_tokens: the solved question {trace.example.question!r:.80} has {len(ids)} "
+            f"tokens, more than {config.pretrain.sequence_tokens}, and would be cut off from its question; "
+            "raise it"
+        )
+    return {"input_ids": ids, "labels": [*(_IGNORED for _ in prompt.ids), *completion]}
+
+
+def pack(rows: list[dict[str, list[int]]], *, sequence_tokens: int) -> Dataset:
+    """Pack tokenized documents into sequences of at most `sequence_tokens`.
+
+    `seq_lengths` of a sequence are the lengths of the pieces in it. A document that is longer is cut into
+    several pieces; no token is lost.
+    """
+    from trl import pack_dataset
+
+    # One batch: packed batch by batch, each would end in half-empty sequences.
+    return pack_dataset(Dataset.from_list(rows), sequence_tokens, "bfd_split", {"batch_size": None})
+
+
+class PackedCollator:
+    """Pads packed sequences on the right. Nothing is predicted of padding and of a piece's first token."""
+
+    def __init__(self, pad_id: int) -> None:
+        self._pad_id = pad_id
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        width = max(len(row["input_ids"]) for row in rows)
+        ids = torch.full((len(rows), width), self._pad_id)
+        positions = torch.zeros((len(rows), width), dtype=torch.long)
+        labels = torch.full((len(rows), width), _IGNORED)
+        for number, row in enumerate(rows):
+            length = len(row["input_ids"])
+            place = torch.cat([torch.arange(size) for size in row["seq_lengths"]])
+            ids[number, :length] = torch.tensor(row["input_ids"])
+            positions[number, :length] = place
+            labels[number, :length] = torch.tensor(row["labels"]).masked_fill(place == 0, _IGNORED)
+        # Without a cache: with one, transformers takes the positions for those of a single document.
+        return {"input_ids": ids, "position_ids": positions, "labels": labels, "use_cache": False}
+
+
+@torch.no_grad()
+def perplexity(policy: Policy, packed: Dataset, *, documents: int) -> Perplexity:
+    """How well the policy predicts packed documents, in the precision it trains in."""
+    collate = PackedCollator(policy.pad_id)
+    was_training = policy.model.training
+    policy.model.eval()
+    total, tokens = 0.0, 0
+    for row in packed:
+        batch = collate([row])
+        labels = batch["labels"][0, 1:].to(policy.device)
+        with policy.autocast():
+            logits = _logits(policy, batch)[:-1]
+        total += float(cross_entropy(logits, labels, ignore_index=_IGNORED, reduction="sum"))
+        tokens += int((labels != _IGNORED).sum())
+    policy.model.train(was_training)
+    return Perplexity(total / max(1, tokens), tokens, documents)
+
+
+def train_pretrain(context: RunContext) -> None:
+    """Run the stage and leave its model in `checkpoints/pretrain`; a finished one is not run again."""
+    done = context.run.saved_directory(f"checkpoints/{NAME}")
+    if done is not None:
+        context.view.note(f"pretraining: already done, going on from {done}")
+        context.start = done
+        return
+    settings = context.config.pretrain
+    found = collect_documents(context)
+    later_traces = collect_traces(context) if "sft" in context.config.stages else []
+    policy = load_stage_policy(context, texts=_texts(context, found, later_traces), dropout=True)
+    _check_model(context, policy)
+    disable_progress_bars()
+    context.view.note(f"pretraining: {found.note}; tokenizing {len(found.train)} documents ...")
+    packed, measured = (
+        pack(tokenize(context.config, policy.tokenizer, part), sequence_tokens=settings.sequence_tokens)
+        for part in (found.train, found.held_out)
+    )
+    tokens = sum(map(len, packed["input_ids"]))
+    context.view.note(
+        f"pretraining: {len(found.train)} documents, {tokens:,} tokens in {len(packed)} sequences "
+        f"({tokens / (len(packed) * settings.sequence_tokens):.1%} full), {len(found.held_out)} held out"
+    )
+    context.run.rewind(-1, NAME)
+    before = _measure(context, policy, measured, len(found.held_out), step=0)
+    steps = _fit(context, policy, packed)
+    after = _measure(context, policy, measured, len(found.held_out), step=steps)
+    context.view.note(f"held-out perplexity before: {before}")
+    context.view.note(f"held-out perplexity after:  {after}")
+    context.start = context.run.save_directory(f"checkpoints/{NAME}", policy.save)
+    context.accelerator.wait_for_everyone()
+
+
+def _texts(context: RunContext, found: Documents, later_traces: list[Trace]) -> list[str]:
+    """What a tokenizer made from nothing has to hold: the documents, and the traces of a later stage.
+
+    Held-out text is measured with what the other text holds; held-out questions are to be answered, so that
+    the numbers in them must have tokens.
+    """
+    if context.config.model.scratch is None:
+        return []
+    documents = [*found.train, *(part for part in found.held_out if isinstance(part, Trace))]
+    plain = [document for document in documents if isinstance(document, str)]
+    solved = [document for document in documents if isinstance(document, Trace)]
+    return [*plain, *trace_texts(solved), *trace_texts(later_traces)]
+
+
+def _check_model(context: RunContext, policy: Policy) -> None:
+    """Refuse what would fail, or train something else, after hours."""
+    config = context.config
+    wanted = config.pretrain.sequence_tokens
+    longest = getattr(policy.model.config, "max_position_embeddings", None)
+    if longest is not None and wanted > longest:
+        raise UserError(
+            f"pretrain.sequence_tokens: {wanted} is more than the {longest} positions of the model; lower it"
+        )
+    if len(config.stages) > 1:  # later stages put questions to the model: raises without a chat template
+        Renderer(policy.tokenizer, prompt_format=config.prompt.format, system=config.prompt.system)
+    if config.model.attention != "flash_attention_2" and not keeps_apart(policy):
+        raise UserError(
+            "stage: this model lets the documents of a packed sequence see each other (it takes no position "
+            "ids, or has recurrent layers), so it cannot be pretrained here; take one with plain attention"
+        )
+
+
+@torch.no_grad()
+def keeps_apart(policy: Policy) -> bool:
+    """Whether two documents in one packed sequence are predicted as each is alone, in float32."""
+    documents = [[3, 1, 2, 1], [2, 3, 3]]
+    collate = PackedCollator(policy.pad_id)
+    rows = [{"input_ids": ids, "labels": ids, "seq_lengths": [len(ids)]} for ids in documents]
+    together = {
+        "input_ids": [*documents[0], *documents[1]],
+        "labels": [*documents[0], *documents[1]],
+        "seq_lengths": [4, 3],
+    }
+    was_training = policy.model.training
+    policy.model.eval()
+    try:
+        with policy.autocast(torch.float32):
+            packed, *alone = (_logits(policy, collate([row])) for row in (together, *rows))
+    except TypeError:  # it takes no position ids
+        return False
+    finally:
+        policy.model.train(was_training)
+    return bool(torch.allclose(packed, torch.cat(alone), rtol=1e-3, atol=1e-3))
+
+
+def _logits(policy: Policy, batch: dict[str, Any]) -> torch.Tensor:
+    """The logits of the single sequence of a batch, (T, V)."""
+    logits = policy.model(
+        input_ids=batch["input_ids"].to(policy.device),
+        position_ids=batch["position_ids"].to(policy.device),
+        use_cache=batch["use_cache"],
+    ).logits
+    return logits[0].float()
+
+
+def _measure(
+    context: RunContext, policy: Policy, packed: Dataset, documents: int, *, step: int
+) -> Perplexity:
+    found = perplexity(policy, packed, documents=documents)
+    context.run.append_metrics(
+        {"stage": NAME, "step": step, "held_out_loss": found.loss, "held_out_tokens": found.tokens}
+    )
+    return found
+
+
+def _fit(context: RunContext, policy: Policy, packed: Dataset) -> int:
+    """Train; returns the number of optimizer steps."""
+    settings = context.config.pretrain
+    trainer = Trainer(
+        model=policy.model,
+        args=TrainingArguments(
+            **trainer_arguments(context, policy, NAME, settings, rows=len(packed)),
+            remove_unused_columns=False,
+        ),
+        train_dataset=packed,
+        data_collator=PackedCollator(policy.pad_id),
+        processing_class=policy.tokenizer,
+        callbacks=[Recorder(context, NAME)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return int(trainer.state.global_step)
