@@ -33,7 +33,7 @@ _TEXT_TO_A_POWER = re.compile(rf"{_TEXT.pattern}\s*(?=\^)")
 _REPLACEMENTS = (
     (_DEGREES, " degrees"), (_SIZE, ""), (_THIN_SPACE, " "), (_TEXT_TO_A_POWER, r" \1"), (_TEXT, r" \1 ")
 )  # fmt: skip
-_CLOSING = re.compile(r"(?<![.,;])[.,;]\Z")  # one mark ends a sentence, three leave something out
+_CLOSING = (".", ",", ";")
 # "$5$ apples": the number alone is set off.
 _SET_OFF = re.compile(
     r"(?:\$([^$]+)\$|\*\*([^*]+)\*\*|\\\(([^()\\]*)\\\)|\\boxed\{([^{}]*)\})(\s+[A-Za-z ]+)"
@@ -45,11 +45,17 @@ _WRAPPERS = (
 )  # fmt: skip
 
 
+def _closed(text: str) -> str:
+    """Drop the mark that ends a text: one ends a sentence, three leave something out."""
+    head = text[:-1].rstrip() if text.endswith(_CLOSING) else text
+    return text if head.endswith(_CLOSING) else head
+
+
 def unwrap(text: str) -> str:
     """Strip white space, closing punctuation and what only sets an answer off: ** $ \\boxed{ } quotes."""
     for _ in range(8):  # more layers than that are no answer
         before = text
-        text = _CLOSING.sub("", text.strip())
+        text = _closed(text.strip())
         for opener, closer in _WRAPPERS:
             inner = text[len(opener) : -len(closer)]
             wrapped = len(text) > len(opener) + len(closer) and text.startswith(opener)
