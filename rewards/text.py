@@ -14,7 +14,8 @@ _SPELLINGS = {
     "\\$": "$", "\\%": "%", "{,}": ",", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac",
     "\\quad": " ", "~": " ",
 }  # fmt: skip
-_SPELLING = re.compile("|".join(map(re.escape, _SPELLINGS)))
+# Behind a backslash, a brace is a brace.
+_SPELLING = re.compile("|".join(map(re.escape, _SPELLINGS)).replace(r"\{,", r"(?<!\\)\{,"))
 # Characters without width. Those that turn the direction of the text are not among them: what is read would
 # not be what is seen.
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
