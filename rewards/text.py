@@ -14,8 +14,9 @@ _SPELLINGS = {
     "\\$": "$", "\\%": "%", "{,}": ",", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac",
     "\\quad": " ", "~": " ",
 }  # fmt: skip
-# Behind a backslash, a brace is a brace.
-_SPELLING = re.compile("|".join(map(re.escape, _SPELLINGS)).replace(r"\{,", r"(?<!\\)\{,"))
+# Behind a backslash a brace is a brace, and behind \\frac a tie is what stands above the line.
+_BUT_BEHIND = {"{,}": r"(?<!\\)", "~": r"(?<!frac)"}
+_SPELLING = re.compile("|".join(_BUT_BEHIND.get(key, "") + re.escape(key) for key in _SPELLINGS))
 # Characters without width. Those that turn the direction of the text are not among them: what is read would
 # not be what is seen.
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
