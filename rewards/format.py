@@ -3,10 +3,7 @@
 from rewards.response import Response
 from rewards.score import Score
 
-_REASONING = frozenset({"think_missing", "think_unclosed", "think_repeated"})
-_ANSWER = frozenset(
-    {"answer_missing", "answer_unclosed", "answer_repeated", "answer_in_think", "think_after_answer"}
-)
+_REASONING = frozenset({"think_missing", "think_unclosed", "think_empty", "think_repeated"})
 
 
 def think_format(response: Response) -> Score:
@@ -17,20 +14,14 @@ def think_format(response: Response) -> Score:
 
 
 def think_format_graded(response: Response) -> Score:
-    """The share of five requirements that hold, in [0, 1]; 1 exactly where `think_format` gives 1.
+    """The share of three requirements that hold, in [0, 1]; 1 exactly where `think_format` gives 1.
 
-    They are: reasoning that is opened and closed once; with something in it; one answer behind it; with
-    something in it; and nothing else wrong. The second and fourth hold only with the one before, the last
-    only with the first or third. So neither plain text nor any number of tags earns what is not there.
+    They are: reasoning that is opened and closed once and says something; one answer behind it that says
+    something; and nothing else wrong. Each holds only with those before it, so neither plain text nor any
+    number of tags earns anything, and no tag is worth more than what stands between two of them.
     """
-    problems = set(response.problems)
-    reasoning, answer = not problems & _REASONING, not problems & _ANSWER
-    held = (
-        reasoning,
-        reasoning and "think_empty" not in problems,
-        answer,
-        answer and "answer_empty" not in problems,
-        (reasoning or answer) and problems <= _REASONING | _ANSWER | {"think_empty", "answer_empty"},
-    )
+    reasoning = _REASONING.isdisjoint(response.problems)
+    answer = reasoning and response.answer is not None
+    held = reasoning + answer + (answer and not response.problems)
     said = ", ".join(response.problems) or "the asked form"
-    return Score(sum(held) / len(held), f"{sum(held)} of {len(held)} requirements of the form: {said}")
+    return Score(held / 3, f"{held} of 3 requirements of the form: {said}")
