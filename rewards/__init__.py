@@ -7,7 +7,18 @@ Each entry of REWARDS has the signature of TRL's reward functions:
 from collections.abc import Mapping
 from typing import Any
 
-from rewards import accuracy, control, countdown, format, procedural
+from rewards import (
+    accuracy,
+    code,
+    control,
+    countdown,
+    format,
+    language,
+    learned,
+    length,
+    procedural,
+    repetition,
+)
 from rewards.adapt import as_reward, load_function
 from rewards.base import Reward, nearest
 from rewards.pool import WorkerPool
@@ -37,9 +48,16 @@ __all__ = [
 REWARDS: dict[str, Reward] = {
     "accuracy": Reward("accuracy", accuracy.accuracy),
     "think_format": Reward("think_format", format.think_format),
+    "think_format_graded": Reward("think_format_graded", format.think_format_graded),
     "countdown": Reward("countdown", countdown.countdown),
+    "code": Reward("code", code.code),
+    "length_cosine": Reward("length_cosine", length.length_cosine),
+    "length_overlong": Reward("length_overlong", length.length_overlong),
+    "repetition": Reward("repetition", repetition.repetition),
+    "language": Reward("language", language.language),
     "random": Reward("random", control.random_control),
     "reasoning_gym": Reward("reasoning_gym", procedural.reasoning_gym),
+    "learned": learned.BatchReward("learned", learned.learned),
 }
 
 

@@ -165,7 +165,8 @@ class Verdict:
     @property
     def causes(self) -> list[str]:
         """What the reward seems to do, told from which attacks are paid together."""
-        paid = {name for hole in self.holes for name in hole.attacks}
+        hits = [hit for hole in self.holes for hit in hole.hits]
+        paid = {hit.shot.attack.name for hit in hits if not hit.score.failed}
         return [text for needed, absent, text in _CAUSES if needed <= paid and not absent & paid]
 
     def __str__(self) -> str:

@@ -36,13 +36,29 @@ SPAM = "takes tags for an answer: spam, nesting, wrong order"
 ECHO = "takes the question, or a sum copied from it, for the answer"
 TALK = "follows instructions to the grader, or takes a placeholder or an excuse"
 TRICK = "runs the answer as code or as a pattern, or lets nan and inf pass its comparison"
+CHEAT = "passes a program that does not solve the task"
 BOMB = "takes what only costs time: endless numbers, towers of powers, deep brackets"
 WRONG = "takes a wrong answer"
 
 _INTEGER = re.compile(r"-?[0-9]{1,30}")
 _NUMBER = re.compile(r"-?[0-9][0-9,]*(?:\.[0-9]+)?")
 _SUM = re.compile(r"-?[0-9]+(?:\s*[-+*/]\s*-?[0-9]+){1,20}")
+_FRACTION = re.compile(r"-?[0-9]+\s*/\s*-?[0-9]+")
 _OBJECT_THAT_EQUALS_ALL = "type('', (), {'__eq__': lambda a, b: True, '__hash__': lambda a: 0})()"
+_FUNCTION = re.compile(r"^def\s+(\w+)", re.MULTILINE)
+_PROGRAM = re.compile(
+    r"^(?:```|\s*(?:def\s+\w+\s*\(|class\s+\w+\s*[:(]|from\s+\w+\s+import\b|import\s+\w+\s*\n|print\s*\())",
+    re.MULTILINE,
+)
+_CHEATS = (
+    ("a program that does nothing", "pass"),
+    ("a program that leaves at once", "import sys\nsys.exit(0)"),
+    ("a program that leaves without a word", "import os\nos._exit(0)"),
+    ("a program that says it passed", "print('ok')\nprint('PASSED')\nprint('1.0')"),
+    ("a program that prints its input", "import sys\nprint(sys.stdin.read())"),
+    ("a program that prints itself", "print(open(__file__).read())"),
+    ("a program that switches assertions off", "import builtins\nbuiltins.AssertionError = BaseException"),
+)
 _PAIRS = (("yes", "no"), ("true", "false"))
 _LETTERS = "ABCDE"
 
@@ -112,17 +128,21 @@ def attacks(
         raise ValueError(f"other {other!r:.80} is the gold answer {gold!r:.80}: give a wrong one")
     spec.render(THINK, gold), spec.render(THINK, other)  # raises for a blank, and for tags in them
     form = _Form.of(spec)
+    if kind_of(gold) == "program":
+        special = [*_programs(form, gold, other)]
+    else:
+        special = [
+            *_elsewhere(form, gold, other),
+            *_hidden(form, gold, other),
+            *_twice(form, gold, other),
+            *_several(form, gold, other),
+            *_listed(form, gold, list(options) or _guessed_options(gold)),
+            *_altered(form, gold),
+            *_tricks(form, gold),
+        ]
+    another = Attack(ANOTHER, form.whole(other), WRONG, bar="mostly")
     found: dict[str, Attack] = {}
-    for attack in (
-        Attack(ANOTHER, form.whole(other), WRONG, bar="mostly"),
-        *_elsewhere(form, gold, other),
-        *_several(form, gold, other),
-        *_listed(form, gold, list(options) or _guessed_options(gold)),
-        *_altered(form, gold),
-        *_nothing(form, gold, other),
-        *_talk(form, question),
-        *_tricks(form, gold),
-    ):
+    for attack in (another, *special, *_nothing(form, gold, other), *_talk(form, question)):
         if not _is_gold(parse(attack.text, spec=spec).answer, gold):
             found.setdefault(attack.text, attack)
     return list(found.values())
@@ -143,11 +163,13 @@ def wrong_answer(gold: str, options: Sequence[str] = ()) -> str:
     number = read_quantity(plain(gold))
     if number is not None:
         return str(abs(int(number.value)) + 7)
-    return "something else" if kind_of(gold) == "text" else "7"
+    return {"text": "something else", "program": "pass"}.get(kind_of(gold), "7")
 
 
 def kind_of(gold: str) -> str:
-    """Tell numbers, letters, words and expressions apart, roughly: what a wrong answer would look like."""
+    """Tell numbers, letters, words, expressions and programs apart, roughly, to find others of the kind."""
+    if _PROGRAM.search(gold):
+        return "program"
     text = plain(gold)
     if read_quantity(text) is not None:
         return "number"
@@ -186,22 +208,33 @@ def _elsewhere(form: _Form, gold: str, other: str) -> Iterator[Attack]:
     between = f"{form.thought()}\n{stated}\n{form.answered(other)}"
     yield Attack("right value between the tags", between, OUTSIDE)
     yield Attack("right value behind a wrong answer", f"{wrong}\n{stated}", OUTSIDE)
-    yield Attack("right value far behind", wrong + "\n" * 60 + gold, OUTSIDE)
+    if form.opener.strip() or kind_of(gold) != "program":
+        yield Attack("right value far behind", wrong + "\n" * 60 + gold, OUTSIDE)
+
+
+def _hidden(form: _Form, gold: str, other: str) -> Iterator[Attack]:
+    """The right value in an answer that says another one."""
     yield Attack("\\boxed value beside a wrong one", form.whole(f"{other} \\boxed{{{gold}}}"), BOXED)
     yield Attack("#### value below a wrong one", form.whole(f"{other}\n#### {gold}"), BOXED)
     yield Attack("right value in a comment", form.whole(f"{other}<!-- {gold} -->"), HIDDEN)
     yield Attack("right value in a phantom", form.whole(f"{other}\\phantom{{{gold}}}"), HIDDEN)
 
 
+def _twice(form: _Form, gold: str, other: str) -> Iterator[Attack]:
+    """Two answers, each where an answer belongs."""
+    for hole, a, b in ((FIRST, gold, other), (LAST, other, gold)):
+        order = "right first" if hole == FIRST else "right last"
+        yield Attack(f"two pairs of answer tags, {order}", form.whole(a) + "\n" + form.answered(b), hole)
+        yield Attack(f"a second try, {order}", form.whole(a) + "\n" + form.whole(b), hole)
+
+
 def _several(form: _Form, gold: str, other: str) -> Iterator[Attack]:
-    """More than one answer, in one pair of tags or in several."""
+    """More than one answer in one, and the right one denied."""
     for hole, a, b in ((FIRST, gold, other), (LAST, other, gold)):
         order = "right first" if hole == FIRST else "right last"
         yield Attack(f"a or b, {order}", form.whole(f"{a} or {b}"), hole)
         yield Attack(f"a, b, {order}", form.whole(f"{a}, {b}"), hole)
         yield Attack(f"a and b on two lines, {order}", form.whole(f"{a}\n{b}"), hole)
-        yield Attack(f"two pairs of answer tags, {order}", form.whole(a) + "\n" + form.answered(b), hole)
-        yield Attack(f"a second try, {order}", form.whole(a) + "\n" + form.whole(b), hole)
     yield Attack("either a or b, not sure", form.whole(f"either {gold} or {other}, not sure"), HEDGED)
     yield Attack("maybe a, maybe b", form.whole(f"maybe {gold}, maybe {other}"), HEDGED)
     yield Attack("a, taken back", form.whole(f"{gold}. Wait, no: {other}"), HEDGED)
@@ -289,7 +322,7 @@ def _talk(form: _Form, question: str) -> Iterator[Attack]:
     sums = _SUM.search(asked)
     if asked:
         yield Attack("the question as the answer", form.whole(asked), ECHO, bar="full")
-    if sums:
+    if sums and not _FRACTION.fullmatch(sums[0]):  # 100 / 8 is a number, as 1/2 is
         yield Attack("a sum copied from the question", form.whole(sums[0]), ECHO, bar="full")
     yield Attack("the form of the system prompt", form.whole("result", "reasoning"), TALK, bar="full")
     for name, text in (
@@ -300,6 +333,20 @@ def _talk(form: _Form, question: str) -> Iterator[Attack]:
         ("an excuse", "No idea."),
     ):
         yield Attack(name, form.whole(text), TALK, bar="full")
+
+
+def _programs(form: _Form, gold: str, other: str) -> Iterator[Attack]:
+    """For golds that are programs. Texts such as "a or b" may be a working program, and are left out."""
+    yield from _elsewhere(form, gold, other)
+    if form.opener.strip():  # in free text two programs are one
+        yield from _twice(form, gold, other)
+    for name, text in _CHEATS:
+        yield Attack(name, form.whole(text), CHEAT, bar="full")
+    lines = ["class Same:", "    def __eq__(self, other):", "        return True"]
+    lines += [f"def {name}(*args, **named):\n    return Same()" for name in _FUNCTION.findall(gold)]
+    yield Attack("functions whose result equals everything", form.whole("\n".join(lines)), CHEAT, bar="full")
+    yield Attack("a program that never ends", form.whole("while True:\n    pass"), BOMB, bar="full")
+    yield Attack("a program that hoards", form.whole("x = [0] * 10**11"), BOMB, bar="full")
 
 
 def _tricks(form: _Form, gold: str) -> Iterator[Attack]:

@@ -43,6 +43,7 @@ _WORD = re.compile(rf"({_SHORT}|[mghls]|[a-z]{{3,}})(?:/([a-z]+))?(?:\^?\{{?([23
 _SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion)\b", re.IGNORECASE)
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _ATTACHED = re.compile(rf"(?:{_SHORT})(?![a-z])")
+_GAP = re.compile(r"\A\s*,|,\s*(?:,|\Z)")
 # Words that change the value of a number beside them, take it back, hedge it, or add another.
 DOUBT = re.compile(
     r"or|and|not?|nor|never|none|neither|cannot|isn|isnt|wrong|incorrect|invalid|false|untrue|opposite|unless|except"
@@ -141,6 +142,8 @@ def _digits(text: str) -> Fraction:
 
 def read_unit(tail: str) -> frozenset[str] | None:
     """Return the unit that the text behind a number names, or None if it is more than a unit."""
+    if _GAP.search(tail):  # "12, , cm" and "12, cm" leave something out
+        return None
     words = tail.casefold().replace(",", " ").split()
     if not words:
         return frozenset()
@@ -148,7 +151,7 @@ def read_unit(tail: str) -> frozenset[str] | None:
         return frozenset("%")
     if len(words) == 1 and words[0] in _CURRENCY:
         return frozenset({_CURRENCY[words[0]]})
-    attached = not tail[0].isspace() and tail[0] != "," and not _ATTACHED.match(tail.casefold())
+    attached = not tail[0].isspace() and not _ATTACHED.match(tail.casefold())
     if attached or len(words) > 5:
         return None
     unit: set[str] = set()

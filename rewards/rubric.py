@@ -97,9 +97,10 @@ class Rubric:
             pool.run([call for call in calls.values() if call.reward.pool is pool])
         scores |= {name: call.result() for name, call in calls.items()}
         rows = [{name: scores[name][row] for name in self.terms} for row in range(len(completions))]
-        return [self._add_up(parts) for parts in rows]
+        return [self.add_up(parts) for parts in rows]
 
-    def _add_up(self, parts: dict[str, Score]) -> RubricScore:
+    def add_up(self, parts: dict[str, Score]) -> RubricScore:
+        """The total that the terms' scores make, by the name of the term; saved ones can be added up anew."""
         counted = {name: self._counted(term, parts) for name, term in self.terms.items() if term.weight != 0}
         total: float | None = 0.0
         for name, value in counted.items():

@@ -14,7 +14,9 @@ _SPELLINGS = {
     "\\$": "$", "\\%": "%", "{,}": ",", "\\dfrac": "\\frac", "\\tfrac": "\\frac", "\\cfrac": "\\frac",
     "\\quad": " ", "~": " ",
 }  # fmt: skip
-_SPELLING = re.compile("|".join(map(re.escape, _SPELLINGS)))
+# Behind a backslash a brace is a brace, and behind \\frac a tie is what stands above the line.
+_BUT_BEHIND = {"{,}": r"(?<!\\)", "~": r"(?<!frac)"}
+_SPELLING = re.compile("|".join(_BUT_BEHIND.get(key, "") + re.escape(key) for key in _SPELLINGS))
 # Characters without width. Those that turn the direction of the text are not among them: what is read would
 # not be what is seen.
 _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u2060\ufeff]")
@@ -33,7 +35,7 @@ _TEXT_TO_A_POWER = re.compile(rf"{_TEXT.pattern}\s*(?=\^)")
 _REPLACEMENTS = (
     (_DEGREES, " degrees"), (_SIZE, ""), (_THIN_SPACE, " "), (_TEXT_TO_A_POWER, r" \1"), (_TEXT, r" \1 ")
 )  # fmt: skip
-_CLOSING = re.compile(r"(?<![.,;])[.,;]\Z")  # one mark ends a sentence, three leave something out
+_CLOSING = (".", ",", ";")
 # "$5$ apples": the number alone is set off.
 _SET_OFF = re.compile(
     r"(?:\$([^$]+)\$|\*\*([^*]+)\*\*|\\\(([^()\\]*)\\\)|\\boxed\{([^{}]*)\})(\s+[A-Za-z ]+)"
@@ -45,11 +47,17 @@ _WRAPPERS = (
 )  # fmt: skip
 
 
+def _closed(text: str) -> str:
+    """Drop the mark that ends a text: one ends a sentence, three leave something out."""
+    head = text[:-1].rstrip() if text.endswith(_CLOSING) else text
+    return text if head.endswith(_CLOSING) else head
+
+
 def unwrap(text: str) -> str:
     """Strip white space, closing punctuation and what only sets an answer off: ** $ \\boxed{ } quotes."""
     for _ in range(8):  # more layers than that are no answer
         before = text
-        text = _CLOSING.sub("", text.strip())
+        text = _closed(text.strip())
         for opener, closer in _WRAPPERS:
             inner = text[len(opener) : -len(closer)]
             wrapped = len(text) > len(opener) + len(closer) and text.startswith(opener)

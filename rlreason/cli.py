@@ -11,15 +11,17 @@ from pathlib import Path
 from rlreason.config import RunConfig, field_table, help_text, json_schema, load
 from rlreason.errors import UserError
 
-DONE, UNUSABLE, INTERRUPTED = 0, 2, 130
-"""Exit codes: all went well; the user has something to change; Ctrl-C."""
+DONE, FOUND, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
+"""Exit codes: all went well; `check` found something; the user has something to change; Ctrl-C."""
 
 _HELP = """\
 usage: python -m rlreason COMMAND ...
 
   train CONFIG [key.sub=value ...]                    train as CONFIG says
+  check CONFIG [key.sub=value ...]                    attack the rewards of CONFIG
   eval MODEL_OR_RUN --config CONFIG [key.sub=value ...]
                                                       measure a model or run as CONFIG says
+  rescore RUN --config CONFIG [key.sub=value ...]     apply other rewards to a run's completions
   fields                                              list every field of a config
   schema                                              print the JSON Schema of configs
 
@@ -85,6 +87,80 @@ def main_eval(argv: Sequence[str]) -> int:
     return _guarded(evaluate)
 
 
+def main_check(argv: Sequence[str]) -> int:
+    """Run `python -m rlreason check` with the arguments after the command; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rlreason check",
+        description="Try the rewards of a config on its questions, without a model: can every gold answer be "
+        "read, does it earn 1, and is nothing paid that deserves nothing? If not, the exit code is 1.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="YAML file")
+    parser.add_argument(
+        "--questions", type=_count, default=20, metavar="N", help="questions to attack (%(default)s)"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to single fields")
+    try:
+        arguments = parser.parse_intermixed_args(argv)
+    except SystemExit as stop:  # argparse has printed its help or what is wrong
+        return int(stop.code or DONE)
+    found = []
+
+    def check_rewards() -> None:
+        config = load(arguments.config, arguments.overrides)
+        _no_telemetry()
+        from rlreason.check import check, show
+        from rlreason.report.page import printed
+
+        report = check(config, questions=arguments.questions)
+        found.append(not report.sound)
+        _print(printed(lambda console: show(report, console)))
+
+    return _guarded(check_rewards) or (FOUND if any(found) else DONE)
+
+
+def main_rescore(argv: Sequence[str]) -> int:
+    """Run `python -m rlreason rescore` with the arguments after the command; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rlreason rescore",
+        description="Score the completions that a run has saved by the rewards of another config, and show "
+        "what changes. The run stays as it is.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="run directory")
+    parser.add_argument("--config", required=True, help="YAML file with the new rewards")
+    parser.add_argument(
+        "--out", metavar="FILE", help="new JSONL file (RUN/rescored.jsonl, or the next free one)"
+    )
+    parser.add_argument("--show", type=_count, default=5, metavar="N", help="changes to print (%(default)s)")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to single fields")
+    try:
+        arguments = parser.parse_intermixed_args(argv)
+    except SystemExit as stop:  # argparse has printed its help or what is wrong
+        return int(stop.code or DONE)
+
+    def rescore_run() -> None:
+        config = load(arguments.config, arguments.overrides)
+        _no_telemetry()
+        from rlreason.report.page import printed
+        from rlreason.rescore import out_path, rescore, show, write
+
+        path = out_path(arguments.run, arguments.out)
+        rescored, notes = rescore(arguments.run, config)
+        write(rescored, path)
+        _print(printed(lambda console: show(rescored, notes, console, examples=arguments.show)))
+        _print(f"\nevery completion, before and now: {path}\n")
+
+    return _guarded(rescore_run)
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too small; give 1 or more")
+    return number
+
+
 def _config_for(model: str, path: str | None, overrides: Sequence[str]) -> RunConfig:
     if path is not None:
         return load(path, overrides)
@@ -132,6 +208,8 @@ def _refuse(text: str) -> int:
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": lambda argv: main_train(argv, "python -m rlreason train"),
     "eval": main_eval,
+    "check": main_check,
+    "rescore": main_rescore,
     "fields": lambda argv: _print(field_table()),
     "schema": lambda argv: _print_schema(),
 }

@@ -59,7 +59,10 @@ def test_nothing_imports_stages_but_the_command_line() -> None:
 
 def test_rewards_import_neither_torch_nor_rlreason() -> None:
     heavy = ("torch", "rlreason", "transformers", "trl", "numpy")
-    assert not [(f, name) for f, name in arrows("rewards") if any(within(name, h) for h in heavy)]
+    crossed = {(f, name) for f, name in arrows("rewards") if any(within(name, h) for h in heavy)}
+    # The reward model needs both, once it is asked for: `test_the_front_door_opens_without_torch`.
+    assert {f for f, name in crossed} <= {str(Path("rewards", "learned.py"))}
+    assert not [name for _, name in crossed if not (within(name, "torch") or within(name, "transformers"))]
 
 
 def test_the_config_does_not_import_what_it_configures() -> None:
@@ -81,6 +84,14 @@ def test_the_policy_knows_of_no_stage_task_or_engine() -> None:
     rooms = ("stages", "tasks", "rollout", "evaluation", "report", "scoring")
     closed = [f"rlreason.{room}" for room in rooms]
     assert not [(f, name) for f, name in arrows("rlreason/policy") if any(within(name, c) for c in closed)]
+
+
+def test_rewards_are_checked_and_completions_rescored_without_a_model() -> None:
+    rooms = ("policy", "rollout", "algorithms", "evaluation", "stages")
+    closed = [f"rlreason.{room}" for room in rooms] + ["torch", "transformers"]
+    files_of_both = [*files("rlreason/check"), ROOT / "rlreason" / "rescore.py"]
+    crossed = {(file.name, name) for file in files_of_both for name in imported(file)}
+    assert not [(f, name) for f, name in crossed if any(within(name, c) for c in closed)]
 
 
 def test_the_front_door_opens_without_torch() -> None:

@@ -6,7 +6,7 @@ import pytest
 from rewards import SPECS
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
-from rlreason.scoring import Scorer, unreadable_golds
+from rlreason.scoring import Scorer, stand_in_ids, unreadable_golds
 from rlreason.types import Example
 
 RENDER = SPECS["think_answer"].render
@@ -195,3 +195,9 @@ def test_golds_that_cannot_be_read_are_listed_with_the_reason() -> None:
 def test_a_gold_that_does_not_score_full_marks_against_itself_is_listed() -> None:
     (bad,) = unreadable_golds(scorer(), [asked("5")], [""])  # no completion can give it
     assert bad[0] == 0
+
+
+def test_stand_in_ids_are_as_many_as_asked_for_and_equal_for_equal_pieces() -> None:
+    assert len(set(stand_in_ids("abcabcabcabd", 4))) == 2  # abc, abc, abc, abd
+    assert [len(stand_in_ids(text, 7)) for text in ("", "ab", "a" * 70, "\ud800" * 9)] == [7] * 4
+    assert stand_in_ids("abc", 0) == []

@@ -2,7 +2,7 @@
 
 from rlreason.tasks.derivations import DERIVATIONS, derives
 from rlreason.tasks.documents import load_documents, split_documents
-from rlreason.tasks.load import TaskConfig, TaskData, load_tasks
+from rlreason.tasks.load import TaskConfig, TaskData, load_tasks, row_numbers
 from rlreason.tasks.questions import question_key
 from rlreason.tasks.traces import Trace, load_traces, traces
 
@@ -16,6 +16,7 @@ __all__ = [
     "load_tasks",
     "load_traces",
     "question_key",
+    "row_numbers",
     "split_documents",
     "traces",
 ]

@@ -6,7 +6,7 @@ from typing import Any, Literal, Protocol
 
 from rlreason.errors import UserError
 from rlreason.seeds import derive_seed
-from rlreason.tasks.examples import to_examples
+from rlreason.tasks.examples import prompt_messages, to_examples
 from rlreason.tasks.generated import Generator
 from rlreason.tasks.questions import question_key
 from rlreason.tasks.tables import read_dataset, read_file
@@ -167,6 +167,20 @@ def _read(task: TaskConfig, seed: int, eval_questions: int) -> TaskData:
             "held_out": len(apart),
         },
     )
+
+
+def row_numbers(task: TaskConfig) -> dict[str, str]:
+    """Where the owner of a file finds each question: from its `question_key` to "FILE, row N", from 1.
+
+    Of several rows with one question it is the first, as in `load_tasks`. Empty for other sources.
+    """
+    found: dict[str, str] = {}
+    for name in (task.eval_name, task.name) if task.source == "file" else ():
+        for number, row in read_file(name, field="task.name") if name else []:
+            messages = prompt_messages(row.get(task.columns.prompt))
+            if messages is not None:
+                found.setdefault(question_key(Example(messages, "")), f"{name}, row {number}")
+    return found
 
 
 def _own_held_out(task: TaskConfig) -> list[Example] | None:

@@ -93,7 +93,9 @@ def test_schema_is_json(capsys: pytest.CaptureFixture) -> None:
 
 def test_module_help_and_commands(capsys: pytest.CaptureFixture) -> None:
     assert cli.main([]) == 0
-    assert "eval MODEL_OR_RUN" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert all(f"  {command} " in out for command in cli._COMMANDS if command not in ("fields", "schema"))
+    assert all(len(line) <= 100 for line in out.splitlines())
     assert cli.main(["fields"]) == 0
     assert "grpo.group_size" in capsys.readouterr().out
     assert cli.main(["trian"]) == 2

@@ -120,12 +120,27 @@ def trained(tmp_path: Path) -> Callable[..., Any]:
     return train
 
 
+# The options that a reward cannot do without, or that make it say more than 0 of one token.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "length_cosine": {"max_tokens": 4},
+    "length_overlong": {"max_tokens": 2, "cache_tokens": 2},
+    "repetition": {"ngram": 1},
+}
+
+
 @pytest.fixture
 def options(tmp_path: Path) -> Callable[[str], dict[str, Any]]:
-    """The options that a reward cannot do without."""
+    """Find OPTIONS by name; for `learned` also a reward model, which is small and random as well."""
 
     def find(name: str) -> dict[str, Any]:
-        return {}
+        if name != "learned":
+            return OPTIONS.get(name, {})
+        from transformers import LlamaForSequenceClassification
+
+        path = str(tmp_path / "judge")
+        small_llama(LlamaForSequenceClassification, num_labels=1).save_pretrained(path)
+        small_tokenizer().save_pretrained(path)
+        return {"model": path}
 
     return find
 

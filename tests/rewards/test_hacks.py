@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import REWARDS, SPECS, TagSpec, parse
-from rewards.hacks import ANOTHER, attacks, same_answer, wrong_answer
+from rewards.hacks import ANOTHER, attacks, kind_of, same_answer, wrong_answer
 
 GOLDS = [
     "17", "-12", "0", "1", "100", "1500", "3.5", "0.333", "1,234", "1/2", "\\frac{3}{4}", "$29.00", "50%",
@@ -109,6 +109,39 @@ def test_all_options_are_guessed_or_given() -> None:
     assert listed("B") == "A, B, C, D, E"
     assert wrong_answer("yes") == "no"  # so that "a, b" is the list of all options
     assert listed("red", "red", "green", "blue") == "red, green, blue"
+
+
+def test_a_fraction_in_the_question_is_no_sum_to_copy() -> None:
+    def copied(question: str) -> list[str]:
+        found = tried("12.5", SPECS["think_answer"], question)
+        return [parse(attack.text).answer or "" for attack in found if attack.name.startswith("a sum copied")]
+
+    assert copied("What is 100 / 8?") == []
+    assert copied("What is 100 / 8 + 0?") == ["100 / 8 + 0"]
+
+
+@pytest.mark.parametrize(
+    ("gold", "kind"),
+    [
+        ("17", "number"), ("$5.50", "number"), ("B", "letter"), ("Paris", "text"), ("New York", "text"),
+        ("2\\sqrt{3}", "expression"), ("x^2+1", "expression"), ("import duties", "text"),
+        ("def f(x):\n    return x", "program"), ("n = int(input())\nprint(n)", "program"),
+        ("```python\nx = 1\n```", "program"),
+    ],
+)  # fmt: skip
+def test_the_kind_of_a_gold_is_told(gold: str, kind: str) -> None:
+    assert kind_of(gold) == kind
+
+
+def test_a_program_is_attacked_by_programs_and_not_by_sentences() -> None:
+    gold = "def double(x):\n    return 2 * x"
+    found = {a.name: a for a in attacks(question="?", gold=gold, other="def f():\n    pass")}
+    assert "not the right value" not in found
+    assert "two pairs of answer tags, right last" in found
+    assert "def double(*args, **named):" in found["functions whose result equals everything"].text
+    for attack in found.values():
+        answer = parse(attack.text).answer or ""
+        assert "2 * x" not in answer, attack.name
 
 
 def test_attacks_that_make_no_sense_are_left_out() -> None:

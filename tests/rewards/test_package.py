@@ -31,5 +31,9 @@ def test_it_imports_nothing_of_rlreason() -> None:
 def test_the_registry() -> None:
     from rewards import REWARDS
 
-    assert set(REWARDS) == {"accuracy", "think_format", "countdown", "random", "reasoning_gym"}
+    assert set(REWARDS) == {
+        *("accuracy", "countdown", "code", "reasoning_gym", "learned", "random"),
+        *("think_format", "think_format_graded", "language"),
+        *("length_cosine", "length_overlong", "repetition"),
+    }
     assert all(reward.__name__ == name for name, reward in REWARDS.items())

@@ -114,3 +114,7 @@ def brief(completions, **columns):
 
 def verbose(completions, **columns):
     return [min(len(completion) / 1000, 2.0) for completion in completions]
+
+
+def levelled(completions, level, **columns):
+    return [1.0 / level[0]] * len(completions)

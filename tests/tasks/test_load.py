@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from rlreason.config.data import TaskConfig
 from rlreason.errors import UserError
-from rlreason.tasks import TaskData, load_tasks, question_key
+from rlreason.tasks import TaskData, load_tasks, question_key, row_numbers
 from rlreason.types import Example
 
 
@@ -123,3 +123,16 @@ def test_a_held_out_file_that_holds_all_is_refused(jsonl, table):
 def test_a_mistake_in_the_held_out_file_names_its_field(jsonl, table):
     with pytest.raises(UserError, match=r"task.eval_name: .* has no column 'question'"):
         load_tasks(table(jsonl(ask("a")), eval_name=jsonl([{"q": 1}], "e.jsonl")), seed=0, eval_questions=1)
+
+
+def test_rows_are_found_again_by_their_questions(jsonl, table):
+    path, held_out = jsonl(ask("a?", "b?", "A?", "c?")), jsonl(ask("c?", "d?"), name="held_out.jsonl")
+    places = row_numbers(table(path, eval_name=held_out))
+    # "A?" is "a?" again; "c?" is asked in evaluation, so that it is the held-out row.
+    assert places == {
+        "a?": f"{path}, row 1",
+        "b?": f"{path}, row 2",
+        "c?": f"{held_out}, row 1",
+        "d?": f"{held_out}, row 2",
+    }
+    assert row_numbers(TaskConfig(name="chain_sum")) == {}
