@@ -40,14 +40,17 @@ def learned(
     *,
     prompts: list[Any],
     model: str | None = None,
-    mean: float = 0.0,
-    std: float = 1.0,
+    mean: float | None = None,
+    std: float | None = None,
     too_long: float | None = None,
     device: str = "auto",
     dtype: str = "float32",
     batch_size: int = 8,
 ) -> list[Score]:
     """(output - `mean`) / `std`, where the output of a reward model for a conversation is any finite number.
+
+    Where they are not given, `mean` and `std` are `reward_mean` and `reward_std` of the model's config, which
+    the stage `reward_model` writes there; else 0 and 1.
 
     `model` is a path or hub name that transformers' AutoModelForSequenceClassification loads, with one output
     and a tokenizer. It reads the prompt (column `prompts`: messages, or text) and the completion, prefill
@@ -68,14 +71,18 @@ def learned(
             "reward 'learned' needs the option 'model': set rewards.learned.args.model to the path or the "
             "name of a reward model"
         )
-    if number("learned", "std", std) <= 0:
+    if std is not None and number("learned", "std", std) <= 0:
         raise ValueError(f"reward 'learned': std={std} must be above 0: set rewards.learned.args.std")
-    number("learned", "mean", mean)
+    if mean is not None:
+        number("learned", "mean", mean)
     if too_long is not None:
         number("learned", "too_long", too_long)
-    outputs = load_judge(model, device, dtype).outputs(
+    judge = load_judge(model, device, dtype)
+    outputs = judge.outputs(
         prompts, [response.text for response in responses], count("learned", "batch_size", batch_size)
     )
+    mean = float(getattr(judge.model.config, "reward_mean", 0.0)) if mean is None else mean
+    std = float(getattr(judge.model.config, "reward_std", 1.0)) if std is None else std
     return [_score(output, mean, std, too_long) for output in outputs]
 
 

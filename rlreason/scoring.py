@@ -4,6 +4,7 @@ import os
 import zlib
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +17,7 @@ from rlreason.tasks import TaskData
 from rlreason.types import Example
 
 FORMAT = "think_format"
+LEARNED = "learned"
 _SHOWN_GOLDS = 3
 _RESERVED = frozenset({"completions", "completion_ids", "prompts", "prefill", "answer", "answer_type"})
 
@@ -29,6 +31,7 @@ class Scorer:
     def __init__(self, config: RunConfig) -> None:
         self.main = config.eval.reward
         self._answer_type = config.task.answer_type
+        self._reward_model = str(reward_model_path(config))
         self._pool = WorkerPool(_workers())
         observed = RewardConfig(weight=0.0)
         self._settings = {self.main: observed, FORMAT: observed, **config.rewards}
@@ -44,8 +47,11 @@ class Scorer:
             raise UserError(f"rewards: {error}") from error
 
     def _term(self, name: str, settings: RewardConfig, spec: TagSpec) -> Term:
+        args = dict(settings.args)
+        if name == LEARNED:  # the run's own reward model, unless another one is named
+            args.setdefault("model", self._reward_model)
         try:
-            reward = self._pool.reward(name, settings.args, spec)
+            reward = self._pool.reward(name, args, spec)
         except (ValueError, ImportError) as error:
             raise UserError(f"rewards.{name}: {error}") from error
         return Term(name, reward, settings.weight, settings.gate, settings.clip, settings.seconds)
@@ -120,6 +126,29 @@ class Scorer:
             example.metadata.get("answer_type") or self._answer_type for example in examples
         ]
         return columns
+
+
+def without_own_model(config: RunConfig) -> RunConfig:
+    """The config without the reward that the run has yet to learn; with `eval.reward` if that is all."""
+    learned = config.rewards.get(LEARNED)
+    if learned is None or "model" in learned.args:
+        return config
+    return rules_only(config)
+
+
+def rules_only(config: RunConfig) -> RunConfig:
+    """The config without the learned reward; with `eval.reward` if that is all."""
+    rules = {
+        name: term.model_copy(update={"gate": None}) if term.gate == LEARNED else term
+        for name, term in config.rewards.items()
+        if name != LEARNED
+    }
+    return config.model_copy(update={"rewards": rules or {config.eval.reward: RewardConfig()}})
+
+
+def reward_model_path(config: RunConfig) -> Path:
+    """Where the stage `reward_model` leaves its model."""
+    return Path(config.output_dir) / config.name / "checkpoints" / "reward_model"
 
 
 def failures(scores: Sequence[RubricScore]) -> dict[str, list[Score]]:

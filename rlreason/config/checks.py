@@ -9,7 +9,9 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from rlreason.config.training import DERIVATIONS, STAGES, STYLES
+from rlreason.config.training import DERIVATIONS, ROLLOUTS, STAGES, STYLES
+
+LEARNED = "learned"
 
 if TYPE_CHECKING:
     from rlreason.config.schema import RunConfig
@@ -32,6 +34,7 @@ def cross_field_mistakes(config: "RunConfig") -> Iterator[Mistake]:
         yield from _documents(config)
     if "sft" in config.stages:
         yield from _traces(config)
+    yield from _learned(config)
     yield from _loss(config)
     yield from _sizes(config)
     yield from _eval(config)
@@ -209,6 +212,37 @@ def _traces(config: "RunConfig") -> Iterator[Mistake]:
             f"sft.styles: the shares sum to {total:g}; make them sum to 1, as in {{guess: 0.6, steps: 0.4}}",
             ("sft.styles", "stage"),
         )
+
+
+def _learned(config: "RunConfig") -> Iterator[Mistake]:
+    """The reward model that is made here, and the one that is used."""
+    learned, makes = config.rewards.get(LEARNED), "reward_model" in config.stages
+    if learned is not None and "model" not in learned.args and not makes:
+        yield Mistake(
+            "rewards.learned.args.model: is not given, and this run makes no reward model; give the path of "
+            "one, or put reward_model before the last stage",
+            ("rewards", "stage"),
+        )
+    settings = config.reward_model
+    if makes and ROLLOUTS in settings.pairs:
+        if len(settings.pairs) > 1:
+            yield Mistake(
+                "reward_model.pairs: rollouts cannot be mixed with files; name one or the others",
+                ("reward_model.pairs", "stage"),
+            )
+        if set(config.rewards) == {LEARNED} and config.eval.reward == LEARNED:
+            yield Mistake(
+                "reward_model.pairs: rollouts are ranked by the other rewards, and there is none but the "
+                "learned one; add one, or give files of pairs",
+                ("reward_model.pairs", "rewards", "eval.reward", "stage"),
+            )
+    for path in settings.pairs if makes else ():
+        if path in (config.task.name, config.task.eval_name):
+            yield Mistake(
+                f"reward_model.pairs: {path!r} holds the task's questions, and is no file of pairs; give one "
+                "with the columns prompt, chosen and rejected",
+                ("reward_model.pairs", "task.name", "task.eval_name", "stage"),
+            )
 
 
 def _loss(config: "RunConfig") -> Iterator[Mistake]:

@@ -15,11 +15,12 @@ from rlreason.config.training import (
     EvalConfig,
     LogConfig,
     PretrainConfig,
+    RewardModelConfig,
     RolloutConfig,
     SftConfig,
 )
 
-StageName = Literal["pretrain", "sft", "grpo", "ppo"]
+StageName = Literal["pretrain", "sft", "reward_model", "grpo", "ppo"]
 
 CROSS_FIELD = "cross_field"
 """Type of the pydantic error that carries the mistakes of `cross_field_mistakes` in its context."""
@@ -79,6 +80,9 @@ class RunConfig(Section):
         default_factory=PretrainConfig, description="stage pretrain: predict the next token of raw text"
     )
     sft: SftConfig = Field(default_factory=SftConfig, description="stage sft: imitate worked solutions")
+    reward_model: RewardModelConfig = Field(
+        default_factory=RewardModelConfig, description="stage reward_model: learn from pairs what is better"
+    )
     grpo: GrpoConfig = Field(default_factory=GrpoConfig, description="stage grpo: learn from the rewards")
     ppo: PpoConfig = Field(
         default_factory=PpoConfig, description="stage ppo: learn from the rewards, with a value function"

@@ -9,7 +9,8 @@ from rlreason.config.model import Precision
 
 DERIVATIONS = "derivations"
 STYLES = ("guess", "steps")
-STAGES = ("pretrain", "sft", "grpo", "ppo")
+STAGES = ("pretrain", "sft", "reward_model", "grpo", "ppo")
+ROLLOUTS = "rollouts"
 """In the order in which they make sense."""
 
 
@@ -126,6 +127,43 @@ class SftConfig(Section):
     def style_shares(self) -> dict[str, float]:
         """The shares of the styles with the default filled in; they sum to 1."""
         return dict(self.styles) or {"steps": 1.0}
+
+
+class RewardModelOptimConfig(OptimConfig):
+    """As in imitation."""
+
+    lr: float = Field(default=2e-5, gt=0, description="peak learning rate")
+
+
+class RewardModelConfig(Section):
+    """A reward model learned from pairs (Bradley and Terry 1952; InstructGPT, arXiv 2203.02155, eq. 1)."""
+
+    pairs: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        BeforeValidator(as_list, json_schema_input_type=str | list[str]),
+    ] = Field(
+        default=(ROLLOUTS,),
+        strict=False,
+        min_length=1,
+        description="rollouts (sampled here, ranked by the rewards), or files with prompt, chosen, rejected",
+    )
+    questions: int = Field(default=200, ge=1, description="training questions to sample for rollouts")
+    samples: int = Field(default=8, ge=2, description="completions of each of these questions")
+    pairs_per_question: int = Field(
+        default=4, ge=1, description="pairs made of a question's completions, at most"
+    )
+    held_out: float = Field(
+        default=0.1, gt=0, lt=1, description="share of a file's prompts whose pairs are kept for measuring"
+    )
+    max_tokens: int = Field(default=1024, ge=1, description="longest conversation; longer pairs are left out")
+    center: float = Field(
+        default=0.01, ge=0, description="weight of a pull of the scores towards 0 (arXiv 2312.09244)"
+    )
+    epochs: int = Field(default=1, ge=1, description="passes over the pairs")
+    batch_size: int = Field(default=8, ge=1, description="pairs in one optimizer step")
+    optim: RewardModelOptimConfig = Field(
+        default_factory=RewardModelOptimConfig, description="optimizer of this stage"
+    )
 
 
 class EvalConfig(Section):

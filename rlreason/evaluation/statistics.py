@@ -95,6 +95,23 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return wilson(_mean(values), len(values))
 
 
+def cluster_interval(values: Sequence[float], groups: Sequence[Any]) -> tuple[float, float]:
+    """95% interval of the mean of `values` of which those of one group are alike: bootstrap over groups."""
+    by_group: dict[Any, list[float]] = {}
+    for value, group in zip(values, groups, strict=True):
+        by_group.setdefault(group, []).append(value)
+    sums = [(math.fsum(members), len(members)) for members in by_group.values()]
+    if len(set(values)) == 1:
+        return mean_interval([values[0]] * len(sums))
+    draw = random.Random(derive_seed("bootstrap", len(sums)))
+    means = []
+    for _ in range(_RESAMPLES):
+        drawn = draw.choices(sums, k=len(sums))
+        means.append(math.fsum(total for total, _ in drawn) / sum(count for _, count in drawn))
+    means.sort()
+    return means[int(0.025 * _RESAMPLES)], means[int(0.975 * _RESAMPLES) - 1]
+
+
 def wilson(share: float, n: int) -> tuple[float, float]:
     """Wilson's 95% score interval of a proportion (Wilson 1927)."""
     z = 1.959964

@@ -3,24 +3,20 @@
 Shapes: N rows, W row width, C completions, T completion tokens, H hidden size.
 """
 
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
-from transformers.utils import logging
 
 from rlreason.config.model import ModelConfig
 from rlreason.errors import UserError
 from rlreason.policy.adapter import causal_lm_of, with_adapter
-from rlreason.policy.embedded import EMBEDDED, embedded_model
 from rlreason.policy.forward import CompletionLogprobs, inputs_of, is_windowed
 from rlreason.policy.model import Policy, switch_dropout_off
 from rlreason.policy.packing import Completion, Packed, pack
+from rlreason.policy.scalar import check_same_tokens, load_scalar_model
 
 # In float32, values of packed rows agree with those of single ones to this, or prompts are not shared.
 _PROBE_TOLERANCE = 1e-3
@@ -102,35 +98,12 @@ def load_critic(config: ModelConfig, path: str | Path, policy: Policy) -> Critic
 
     Raises UserError if there is none, or if it reads other tokens than the policy.
     """
-    source = str(embedded_model()) if path == EMBEDDED else str(Path(path).expanduser())
-    _same_tokens(source, path, policy)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it says that a head is new, which is meant
-    try:
-        model, found = AutoModelForSequenceClassification.from_pretrained(
-            source,
-            num_labels=1,
-            dtype=torch.float32,
-            attn_implementation=config.attention,
-            use_safetensors=True,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,
-        )
-    except (OSError, ValueError, ImportError, SafetensorError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"ppo.critic.start: no value model can be made of {str(path)!r} ({first})") from error
-    finally:
-        logging.set_verbosity(verbosity)
-    missing = {str(name) for name in found["missing_keys"]} | {str(m[0]) for m in found["mismatched_keys"]}
-    lacking = sorted(name for name in missing if not name.startswith("score."))
-    if lacking:
-        raise UserError(f"ppo.critic.start: {str(path)!r} is no whole model: it lacks {lacking[0]}")
+    field = "ppo.critic.start"
+    check_same_tokens(path, policy, field)
+    model, has_head = load_scalar_model(config, path, field)
     head = _zero_head(model.config.get_text_config().hidden_size)
-    if "score.weight" not in missing:
+    if has_head:
         head.weight.data.copy_(model.score.weight.data)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        model.enable_input_require_grads()
     model.score = nn.Identity()
     if config.lora is not None:
         model = with_adapter(model, config.lora, task_type=None)
@@ -143,23 +116,6 @@ def _zero_head(size: int) -> nn.Linear:
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     return head
-
-
-def _same_tokens(source: str, path: str | Path, policy: Policy) -> None:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"ppo.critic.start: no tokenizer at {str(path)!r} ({first})") from error
-    other: Mapping[str, int] = tokenizer.get_vocab()
-    own = policy.tokenizer.get_vocab()
-    if other != own:
-        different = sorted(own.items() ^ other.items(), key=lambda item: (item[1], item[0]))[0]
-        raise UserError(
-            f"ppo.critic.start: {str(path)!r} reads other tokens than the policy ({len(other)} and "
-            f"{len(own)} in their vocabularies, token {different[1]} differs): it could not judge its "
-            "completions; take a model of the same family"
-        )
 
 
 @torch.no_grad()

@@ -14,7 +14,7 @@ from rlreason.evaluation.evaluator import Evaluation
 from rlreason.evaluation.statistics import Answered
 from rlreason.report.terminal import View
 from rlreason.runs import RunDirectory
-from rlreason.scoring import Scorer, readable
+from rlreason.scoring import Scorer, readable, without_own_model
 from rlreason.stages.context import RunContext
 from rlreason.tasks import TaskData, load_tasks
 
@@ -33,7 +33,8 @@ def run(config: RunConfig) -> None:
 
 def _run(config: RunConfig, scorer: Scorer) -> None:
     data = load_tasks(config.task, seed=config.seed, eval_questions=config.eval.questions)
-    data, left_out = readable(config, scorer, data)
+    with Scorer(without_own_model(config)) as rules:
+        data, left_out = readable(config, rules, data)
     root = Path(config.output_dir) / config.name
     accelerator = _accelerator(config)
     with _open(root, config, accelerator) as directory, _view(accelerator) as view:
@@ -82,11 +83,13 @@ def _run_stages(context: RunContext) -> None:
     from rlreason.stages.grpo import train_grpo
     from rlreason.stages.ppo import train_ppo
     from rlreason.stages.pretrain import train_pretrain
+    from rlreason.stages.reward_model import train_reward_model
     from rlreason.stages.sft import train_sft
 
     stages = {
         "pretrain": (train_pretrain, "pretraining"),
         "sft": (train_sft, "cold start: supervised fine-tuning"),
+        "reward_model": (train_reward_model, "reward model"),
         "grpo": (train_grpo, "GRPO"),
         "ppo": (train_ppo, "PPO"),
     }

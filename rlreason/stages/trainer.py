@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from rlreason.config.training import PretrainConfig, SftConfig
+from rlreason.config.training import PretrainConfig, RewardModelConfig, SftConfig
 from rlreason.policy.model import Policy
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
@@ -15,7 +15,12 @@ _LOGS = 10
 
 
 def trainer_arguments(
-    context: RunContext, policy: Policy, name: str, settings: PretrainConfig | SftConfig, *, rows: int
+    context: RunContext,
+    policy: Policy,
+    name: str,
+    settings: PretrainConfig | SftConfig | RewardModelConfig,
+    *,
+    rows: int,
 ) -> dict[str, Any]:
     """Arguments of transformers' TrainingArguments for `rows` rows: nothing saved, reported or sent."""
     optim = settings.optim

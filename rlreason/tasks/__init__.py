@@ -3,16 +3,19 @@
 from rlreason.tasks.derivations import DERIVATIONS, derives
 from rlreason.tasks.documents import load_documents, split_documents
 from rlreason.tasks.load import TaskConfig, TaskData, load_tasks, row_numbers
+from rlreason.tasks.pairs import Pair, load_pairs
 from rlreason.tasks.questions import question_key
 from rlreason.tasks.traces import Trace, load_traces, traces
 
 __all__ = [
     "DERIVATIONS",
+    "Pair",
     "TaskConfig",
     "TaskData",
     "Trace",
     "derives",
     "load_documents",
+    "load_pairs",
     "load_tasks",
     "load_traces",
     "question_key",

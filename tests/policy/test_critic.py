@@ -167,5 +167,5 @@ def test_no_model_is_refused(tmp_path: Path) -> None:
         load_critic(ModelConfig(), tmp_path / "nothing", llama_policy())
     policy = llama_policy()
     policy.tokenizer.save_pretrained(tmp_path / "words")
-    with pytest.raises(UserError, match=r"ppo\.critic\.start: no value model can be made of .*words"):
+    with pytest.raises(UserError, match=r"ppo\.critic\.start: no scalar model can be made of .*words"):
         load_critic(ModelConfig(), tmp_path / "words", policy)

@@ -1,0 +1,271 @@
+"""Stage `reward_model`: learn from pairs which completion is better, with TRL's RewardTrainer.
+
+The model that the run trains stays as it is; beside it, a copy with a scalar head learns to score. `learned`
+uses it as a reward, and stage `ppo` starts its critic from it.
+"""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import Any
+
+import torch
+from datasets import Dataset, disable_progress_bars
+from torch import nn
+from transformers.trainer_callback import PrinterCallback
+
+from rewards.learned import Judge
+from rlreason.errors import UserError
+from rlreason.evaluation.preferences import Judged, best_of, preference_report
+from rlreason.policy.adapter import merged_state, with_adapter
+from rlreason.policy.model import Policy, switch_dropout_off
+from rlreason.policy.scalar import load_scalar_model
+from rlreason.seeds import derive_seed
+from rlreason.stages.context import RunContext
+from rlreason.stages.pairs import Ranked, rollout_pairs
+from rlreason.stages.policies import load_stage_policy
+from rlreason.stages.trainer import Recorder, trainer_arguments
+from rlreason.tasks import Pair, load_pairs
+
+NAME = "reward_model"
+_BATCH = 16
+
+
+@dataclass(frozen=True)
+class PairData:
+    """Pairs to train on and held-out ones; `ranked` are the held-out completions that were sampled here."""
+
+    train: list[Pair]
+    held_out: list[Pair]
+    ranked: list[Ranked] = field(default_factory=list)
+
+
+def train_reward_model(context: RunContext) -> None:
+    """Run the stage; `context.reward_model` is its model's directory. A finished one is not run again."""
+    done = context.run.saved_directory(f"checkpoints/{NAME}")
+    if done is not None:
+        context.view.note(f"reward model: already done, it is {done}")
+        context.reward_model = done
+        return
+    files = context.config.reward_model.pairs != ("rollouts",)
+    data = _from_files(context) if files else None
+    policy = load_stage_policy(context)
+    context.run.rewind(-1, NAME)
+    data = data or _from_rollouts(context, policy)
+    model = _scalar_model(context, policy)
+    judge = Judge(model, policy.tokenizer, context.config.reward_model.max_tokens)
+    rows, left_out = pair_rows(judge, data.train)
+    if not rows:
+        raise UserError(f"reward_model.max_tokens={judge.longest}: all {left_out} pairs are longer; raise it")
+    context.view.note(
+        f"reward model: {len(rows)} pairs to train on, {len(data.held_out)} held out, {left_out} left out as "
+        "too long"
+    )
+    _fit(context, policy, model, rows)
+    report = _measure(context, judge, data)
+    context.reward_model = context.run.save_directory(
+        f"checkpoints/{NAME}", lambda folder: _save(folder, policy, model, data, report)
+    )
+    context.accelerator.wait_for_everyone()
+
+
+# ---------------------------------------------------------------------- pairs
+
+
+def _from_files(context: RunContext) -> PairData:
+    """Pairs of files, before a model is loaded; all pairs of a prompt are trained on, or all are held out."""
+    config = context.config
+    pairs = load_pairs(config.reward_model.pairs)
+    keys = sorted({pair.key for pair in pairs})
+    random.Random(derive_seed("pairs", config.seed)).shuffle(keys)
+    count = round(config.reward_model.held_out * len(keys))
+    if not 0 < count < len(keys):
+        raise UserError(
+            f"reward_model.held_out: {config.reward_model.held_out:g} of {len(keys)} prompts leaves none to "
+            "measure on or none to train on; give more pairs or another share"
+        )
+    held_out = set(keys[:count])
+    return PairData(
+        [pair for pair in pairs if pair.key not in held_out], [pair for pair in pairs if pair.key in held_out]
+    )
+
+
+def _from_rollouts(context: RunContext, policy: Policy) -> PairData:
+    """Pairs of sampled completions of training questions; of held-out ones to measure on."""
+    settings = context.config.reward_model
+    context.view.note("reward model: sampling completions to rank ...")
+    questions = context.data.train
+    order = list(range(len(questions)))
+    random.Random(derive_seed("pair questions", context.config.seed)).shuffle(order)
+    chosen = [questions[place] for place in order[: settings.questions]]
+    train, _ = rollout_pairs(context, policy, chosen, "train")
+    held_out, ranked = rollout_pairs(context, policy, context.data.held_out, "held out")
+    for pairs, what in ((train, "training"), (held_out, "held-out")):
+        if not pairs:
+            raise UserError(
+                f"reward_model.pairs: no two completions of a {what} question earn different rewards: there is "
+                "nothing to rank; raise reward_model.samples or reward_model.questions, take easier "
+                "questions, or give files of pairs"
+            )
+    return PairData(train, held_out, ranked)
+
+
+def pair_rows(judge: Judge, pairs: Sequence[Pair]) -> tuple[list[dict[str, Any]], int]:
+    """Tokenize pairs as `learned` will read them. Those that are too long are left out and counted."""
+    rows, left_out = [], 0
+    margins = any(pair.margin is not None for pair in pairs)
+    for pair in pairs:
+        chosen, rejected = (judge.token_ids(list(pair.prompt), text) for text in (pair.chosen, pair.rejected))
+        if chosen == rejected:
+            raise UserError(
+                "reward_model.pairs: chosen and rejected are the same tokens for this tokenizer: "
+                f"{pair.chosen!r:.60} and {pair.rejected!r:.60}; remove the pair"
+            )
+        if max(len(chosen), len(rejected)) > judge.longest:
+            left_out += 1
+            continue
+        row: dict[str, Any] = {"chosen_ids": chosen, "rejected_ids": rejected}
+        rows.append({**row, "margin": pair.margin or 0.0} if margins else row)
+    return rows, left_out
+
+
+# ---------------------------------------------------------------------- model
+
+
+def _scalar_model(context: RunContext, policy: Policy) -> Any:
+    """A copy of the model so far with a new scalar head; with `model.lora` an adapter and the head train."""
+    config, start = context.config, context.start
+    if start is None and config.model.scratch is not None:
+        raise UserError(
+            "stage: reward_model has nothing to start from, as model.scratch is a model that knows nothing; "
+            "put pretrain or sft before it"
+        )
+    model, _ = load_scalar_model(config.model, start or config.model.path, "model.path")
+    head, model.score = model.score, nn.Identity()  # no adapter for the head, which trains whole
+    nn.init.zeros_(head.weight)
+    wrapped = model if config.model.lora is None else with_adapter(model, config.model.lora, task_type=None)
+    model.score = head.requires_grad_(True)
+    switch_dropout_off(wrapped)
+    return wrapped.to(policy.device)
+
+
+def _fit(context: RunContext, policy: Policy, model: Any, rows: list[dict[str, Any]]) -> None:
+    from trl import RewardConfig, RewardTrainer
+    from trl.trainer.reward_trainer import DataCollatorForPreference
+
+    disable_progress_bars()
+    settings = context.config.reward_model
+    # The score is read behind the last token that is no padding: none of the texts may end in that.
+    used = {token for row in rows for side in ("chosen_ids", "rejected_ids") for token in row[side]}
+    size = model.get_input_embeddings().weight.shape[0]
+    padding = next((token for token in (policy.pad_id, *range(size)) if token not in used), None)
+    if padding is None:
+        raise UserError(
+            "model.path: every token of the vocabulary is in the pairs, so that none can be padding"
+        )
+    model.config.pad_token_id = padding
+    arguments = RewardConfig(
+        **trainer_arguments(context, policy, NAME, settings, rows=len(rows)),
+        max_length=None,
+        center_rewards_coefficient=settings.center or None,
+    )
+    trainer = RewardTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=Dataset.from_list(rows),
+        processing_class=policy.tokenizer,
+        data_collator=DataCollatorForPreference(pad_token_id=padding),
+        callbacks=[Recorder(context, NAME)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    model.config.pad_token_id = policy.pad_id
+    model.eval()
+
+
+# ---------------------------------------------------------------------- measure, save
+
+
+@torch.no_grad()
+def _measure(context: RunContext, judge: Judge, data: PairData) -> dict[str, Any]:
+    """Score the held-out pairs, and best-of-n on sampled ones; show what came out."""
+    report = preference_report(_judged(judge, data.held_out), longer_is_better=_longer(judge, data.train))
+    if data.ranked:
+        scores = [_scores(judge, [ranked.prompt] * len(ranked.texts), ranked.texts) for ranked in data.ranked]
+        report["best_of"] = best_of(scores, [ranked.marks for ranked in data.ranked])
+    view = context.view
+    low, high = (100 * bound for bound in report["ci95"])
+    view.note(
+        f"reward model: {report['accuracy']:.1%} [{low:.1f}, {high:.1f}] of {report['n']} held-out pairs are "
+        f"right, {report['length_accuracy']:.1%} by length alone; calibration error "
+        f"{report['calibration_error']:.3f}, correlation with length {_number(report['length_correlation'])}"
+    )
+    if report["over_length_ci95"][0] <= 0:
+        view.note("warning: it is not shown to be better than counting tokens; expect length to be rewarded")
+    if "best_of" in report:
+        best = report["best_of"]
+        low, high = (100 * bound for bound in best["ci95"])
+        view.note(
+            f"reward model: best of {best['n']} {best['best']:.1%} right, mean {best['mean']:.1%}, gain "
+            f"{100 * best['gain']:+.1f} points [{low:.1f}, {high:.1f}]"
+        )
+    return report
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:+.2f}"
+
+
+def _scores(judge: Judge, prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
+    """The model's outputs; what is too long for it has none, and comes last."""
+    found = judge.outputs([list(prompt) for prompt in prompts], list(texts), _BATCH)
+    return [float("-inf") if score is None else score for score in found]
+
+
+def _judged(judge: Judge, pairs: Sequence[Pair]) -> list[Judged]:
+    prompts = [pair.prompt for pair in pairs]
+    chosen = _scores(judge, prompts, [pair.chosen for pair in pairs])
+    rejected = _scores(judge, prompts, [pair.rejected for pair in pairs])
+    groups = {key: number for number, key in enumerate(dict.fromkeys(pair.key for pair in pairs))}
+    return [
+        Judged(groups[pair.key], a, b, *_lengths(judge, pair))
+        for pair, a, b in zip(pairs, chosen, rejected, strict=True)
+        if float("-inf") not in (a, b)
+    ]
+
+
+def _lengths(judge: Judge, pair: Pair) -> tuple[int, int]:
+    chosen, rejected = (
+        len(judge.token_ids(list(pair.prompt), text)) for text in (pair.chosen, pair.rejected)
+    )
+    return chosen, rejected
+
+
+def _longer(judge: Judge, pairs: Sequence[Pair]) -> bool:
+    """Whether the longer side was chosen more often."""
+    signs = [(a > b) - (a < b) for a, b in (_lengths(judge, pair) for pair in pairs)]
+    return sum(signs) >= 0
+
+
+def _save(folder: Path, policy: Policy, model: Any, data: PairData, report: dict[str, Any]) -> None:
+    """Write a model that `learned` loads, the scale of its scores, its pairs and its report."""
+    judge = Judge(model, policy.tokenizer, 1 << 30)
+    some = data.train[:512]
+    scores = _scores(
+        judge, [p.prompt for p in some] * 2, [p.chosen for p in some] + [p.rejected for p in some]
+    )
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base.config.reward_mean, base.config.reward_std = fmean(scores), pstdev(scores) or 1.0
+    if base is model:
+        model.save_pretrained(folder)
+    else:
+        base.save_pretrained(folder, state_dict=merged_state(model))
+    policy.tokenizer.save_pretrained(folder)
+    (folder / "evaluation.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+    with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
+        for part, pairs in (("train", data.train), ("held_out", data.held_out)):
+            for pair in pairs:
+                file.write(json.dumps({"part": part, **asdict(pair)}) + "\n")

@@ -1,0 +1,130 @@
+"""Preference pairs: of two completions of one prompt, which is better."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+from rlreason.errors import UserError
+from rlreason.tasks.tables import read_file
+from rlreason.types import Message
+
+_FIELD = "reward_model.pairs"
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`chosen` is better than `rejected`, by `margin` where that is known. `prompt` are chat messages."""
+
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    margin: float | None = None
+
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What tells prompts apart."""
+        return tuple(message["content"] for message in self.prompt)
+
+
+def load_pairs(paths: Sequence[str]) -> list[Pair]:
+    """Read pairs from JSONL, CSV or Parquet files.
+
+    A row has `prompt`, `chosen` and `rejected`, and may have a `margin`: each a text, or chat messages of
+    which the last one is the completion (the formats of TRL's RewardTrainer; without `prompt`, what `chosen`
+    and `rejected` begin with in common is the prompt). Or it has `prompt` and `ranked`, completions from the
+    best to the worst, as people rank them: every two of them are a pair.
+
+    Raises UserError for a file that cannot be read, and naming rows that make no pair: a side that is empty,
+    or the same on both.
+    """
+    pairs: list[Pair] = []
+    for path in paths:
+        mistakes: list[str] = []
+        for number, row in read_file(path, field=_FIELD):
+            try:
+                pairs += _pairs_of(row)
+            except ValueError as error:
+                mistakes.append(f"row {number}: {error}")
+        if mistakes:
+            more = f"; and {len(mistakes) - _SHOWN} more" if len(mistakes) > _SHOWN else ""
+            raise UserError(
+                f"{_FIELD}: {path}: {'; '.join(mistakes[:_SHOWN])}{more}. Correct or remove these rows; a "
+                "row needs prompt, chosen and rejected, or prompt and ranked"
+            )
+    return pairs
+
+
+def _pairs_of(row: Mapping[str, Any]) -> list[Pair]:
+    if row.get("ranked") is not None:
+        ranked = [_text(one, "ranked") for one in _list(row["ranked"], "ranked")]
+        if len(ranked) < 2:
+            raise ValueError(f"ranked holds {len(ranked)} completion, and a pair needs two")
+        prompt = _messages(row.get("prompt"))
+        return [_pair(prompt, better, worse, None) for better, worse in combinations(ranked, 2)]
+    missing = [name for name in ("chosen", "rejected") if row.get(name) is None]
+    if missing:
+        raise ValueError(f"it has no {' and no '.join(missing)}")
+    chosen, rejected = row["chosen"], row["rejected"]
+    if row.get("prompt") is None:
+        if isinstance(chosen, str) or isinstance(rejected, str):
+            raise ValueError("it has no prompt")
+        shared = _list(chosen, "chosen")[:-1]
+        if not shared or shared != _list(rejected, "rejected")[:-1]:
+            raise ValueError(
+                "chosen and rejected do not begin with the same messages, and there is no prompt"
+            )
+        prompt = _messages(shared)
+    else:
+        prompt = _messages(row["prompt"])
+    margin = row.get("margin")
+    if margin is not None and not isinstance(margin, int | float | str):
+        raise ValueError(f"margin {margin!r} is no number")
+    return [_pair(prompt, _last(chosen, "chosen"), _last(rejected, "rejected"), _number(margin))]
+
+
+def _pair(prompt: tuple[Message, ...], chosen: str, rejected: str, margin: float | None) -> Pair:
+    for name, text in (("chosen", chosen), ("rejected", rejected)):
+        if not text.strip():
+            raise ValueError(f"{name} is empty")
+    if chosen == rejected:
+        raise ValueError(f"chosen and rejected are the same: {chosen!r:.60}")
+    return Pair(prompt, chosen, rejected, margin)
+
+
+def _number(margin: Any) -> float | None:
+    try:
+        return None if margin is None else float(margin)
+    except ValueError:
+        raise ValueError(f"margin {margin!r} is no number") from None
+
+
+def _messages(prompt: Any) -> tuple[Message, ...]:
+    if prompt is None:
+        raise ValueError("it has no prompt")
+    if isinstance(prompt, str):
+        if not prompt.strip():
+            raise ValueError("prompt is empty")
+        return ({"role": "user", "content": prompt},)
+    messages = _list(prompt, "prompt")
+    return tuple({"role": str(m["role"]), "content": _text(m, "prompt")} for m in messages)
+
+
+def _last(value: Any, name: str) -> str:
+    """The completion: a text, or the last of the messages."""
+    return value if isinstance(value, str) else _text(_list(value, name)[-1], name)
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__len__") or not len(value):
+        raise ValueError(f"{name} is {value!r:.40}, and no list")
+    return list(value)
+
+
+def _text(value: Any, name: str) -> str:
+    if isinstance(value, Mapping) and isinstance(value.get("content"), str) and value.get("role"):
+        return str(value["content"])
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"{name} holds {value!r:.40}, and no text or message")
