@@ -8,13 +8,13 @@ import torch
 
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
-from rlreason.evaluation.evaluator import Evaluator
+from rlreason.evaluation.evaluator import Evaluation, Evaluator
 from rlreason.policy.chat import Renderer, check_context, render_all
 from rlreason.policy.model import load_policy
 from rlreason.report.terminal import View
 from rlreason.rollout import build_engine
 from rlreason.scoring import Scorer, readable
-from rlreason.tasks import load_tasks
+from rlreason.tasks import TaskData, load_tasks
 
 
 def model_path(model_or_run: str) -> str:
@@ -48,6 +48,16 @@ def _evaluate(path: str, config: RunConfig, scorer: Scorer) -> dict[str, Any]:
     data, left_out = readable(config, scorer, data)
     if config.threads is not None:
         torch.set_num_threads(config.threads)
+    with View() as view:
+        if left_out:
+            view.note(left_out)
+        evaluation = evaluate_saved(path, config, scorer, data, view)
+        view.evaluation(path, evaluation.summary)
+    return evaluation.summary
+
+
+def evaluate_saved(path: str, config: RunConfig, scorer: Scorer, data: TaskData, view: View) -> Evaluation:
+    """Measure the model at `path` on the held-out questions. Raises UserError if it cannot be loaded."""
     plain = config.model.model_copy(update={"lora": None, "scratch": None, "path": path, "revision": None})
     policy = load_policy(plain)
     engine, engine_name = build_engine(policy, config.rollout)
@@ -56,10 +66,5 @@ def _evaluate(path: str, config: RunConfig, scorer: Scorer) -> dict[str, Any]:
     if not prompts:
         raise UserError(f"prompt.max_tokens={config.prompt.max_tokens}: no held-out question fits; raise it")
     check_context(policy.model, prompts, config.rollout.max_new_tokens)
-    with View() as view:
-        if left_out:
-            view.note(left_out)
-        view.note(f"{path}: {len(prompts)} held-out questions ({too_long} too long), sampler {engine_name}")
-        evaluation = Evaluator(config, scorer, renderer, prompts).run(engine, policy.eos_ids)
-        view.evaluation(str(path), evaluation.summary)
-    return evaluation.summary
+    view.note(f"{path}: {len(prompts)} held-out questions ({too_long} too long), sampler {engine_name}")
+    return Evaluator(config, scorer, renderer, prompts).run(engine, policy.eos_ids)

@@ -28,7 +28,7 @@ def preference_report(judged: Sequence[Judged], *, longer_is_better: bool) -> di
     interval by bootstrap over prompts, as pairs of one prompt are alike. `length_accuracy` is the same for
     the baseline that scores by length alone, in the direction that was better on the training pairs, and
     `over_length_ci95` the interval of the difference. `calibration_error` is the expected calibration error
-    of sigmoid(difference) as the chance that the side with the higher score is the chosen one (Guo et al. 2017,
+    of sigmoid(difference) as the chance that the side with the higher score is the chosen one (Guo et al.,
     arXiv 1706.04599, equation 3, ten bins), and `length_correlation` Pearson's correlation of score and
     length over all completions, None where one of the two does not vary. Raises ValueError without pairs.
     """
@@ -57,18 +57,20 @@ def preference_report(judged: Sequence[Judged], *, longer_is_better: bool) -> di
 def best_of(scores: Sequence[Sequence[float]], marks: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Compare the mark of the completion with the highest score to the mean mark, question by question.
 
-    Returns `mean`, `best` and `gain` with its `ci95` over questions. The first of equal scores is taken.
+    Returns `mean`, `best` with `best_ci95`, and `gain` with its `ci95` over questions. The first of equal scores is taken.
     """
     means = [math.fsum(row) / len(row) for row in marks]
     chosen = [row[max(range(len(row)), key=s.__getitem__)] for s, row in zip(scores, marks, strict=True)]
     gains = [a - b for a, b in zip(chosen, means, strict=True)]
+    places = range(len(gains))
     return {
         "n": len(marks[0]),
         "questions": len(marks),
         "mean": math.fsum(means) / len(means),
         "best": math.fsum(chosen) / len(chosen),
+        "best_ci95": list(cluster_interval(chosen, places)),
         "gain": math.fsum(gains) / len(gains),
-        "ci95": list(cluster_interval(gains, range(len(gains)))),
+        "ci95": list(cluster_interval(gains, places)),
     }
 
 

@@ -106,8 +106,8 @@ def _from_rollouts(context: RunContext, policy: Policy) -> PairData:
     for pairs, what in ((train, "training"), (held_out, "held-out")):
         if not pairs:
             raise UserError(
-                f"reward_model.pairs: no two completions of a {what} question earn different rewards: there is "
-                "nothing to rank; raise reward_model.samples or reward_model.questions, take easier "
+                f"reward_model.pairs: no two completions of a {what} question earn different rewards, and "
+                "there is nothing to rank; raise reward_model.samples or reward_model.questions, take easier "
                 "questions, or give files of pairs"
             )
     return PairData(train, held_out, ranked)

@@ -1,6 +1,7 @@
 """A run: its checks, its stages in order, its verdict."""
 
 import io
+import json
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ from rich.console import Console
 from rlreason.config import RunConfig, dump
 from rlreason.evaluation.evaluator import Evaluation
 from rlreason.evaluation.statistics import Answered
+from rlreason.evaluation.steps import Step, step_table
 from rlreason.report.terminal import View
 from rlreason.runs import RunDirectory
 from rlreason.scoring import Scorer, readable, without_own_model
@@ -97,10 +99,24 @@ def _run_stages(context: RunContext) -> None:
         train, title = stages[name]
         context.view.stage(title)
         train(context)
+        if context.config.eval.each_stage and name in ("pretrain", "sft"):
+            _evaluate_stage(context, name)
     if context.before is not None and context.after is not None:
         _verdict(context)
     else:
         _publish(context)
+
+
+def _evaluate_stage(context: RunContext, name: str) -> None:
+    """Measure the model that a stage has left, unless that has been done."""
+    if context.load_evaluation(name) is not None or not context.accelerator.is_main_process:
+        return
+    from rlreason.evaluation.command import evaluate_saved
+
+    with Scorer(without_own_model(context.config)) as scorer:
+        found = evaluate_saved(str(context.start), context.config, scorer, context.data, context.view)
+    context.save_evaluation(name, found)
+    context.view.evaluation(f"after {name}", found.summary)
 
 
 def _publish(context: RunContext) -> None:
@@ -121,9 +137,32 @@ def _verdict(context: RunContext) -> None:
     assert before is not None
     assert after is not None
     gain = after.gain_over(before)
-    context.run.write_eval({"before": before.summary, "after": after.summary, "gain": gain})
+    steps = _steps(context, before, after)
+    context.run.write_eval(
+        {"before": before.summary, "after": after.summary, "gain": gain, "steps": [s.record() for s in steps]}
+    )
     stage = context.config.online_stage.upper()
-    context.view.final(before.summary, after.summary, gain, _changes(context, before, after), stage=stage)
+    lines = [*step_table(steps), "", *_changes(context, before, after)]
+    context.view.final(before.summary, after.summary, gain, lines, stage=stage)
+
+
+def _steps(context: RunContext, before: Evaluation, after: Evaluation) -> list[Step]:
+    """Held-out accuracy after each stage: of the models, and of best-of-n by the reward model."""
+    config = context.config
+    found = [
+        Step(name, evaluation.summary["accuracy"], evaluation.summary["ci95"])
+        for name in ("pretrain", "sft")
+        if name in config.stages and (evaluation := context.load_evaluation(name)) is not None
+    ]
+    if not found or found[-1].name != "sft":
+        found.append(
+            Step(f"before {config.online_stage}", before.summary["accuracy"], before.summary["ci95"])
+        )
+    if context.reward_model is not None:
+        report = json.loads((context.reward_model / "evaluation.json").read_text(encoding="utf-8"))
+        if best := report.get("best_of"):
+            found.append(Step(f"best of {best['n']} by reward_model", best["best"], best["best_ci95"]))
+    return [*found, Step(config.online_stage, after.summary["accuracy"], after.summary["ci95"])]
 
 
 def _changes(context: RunContext, before: Evaluation, after: Evaluation) -> list[str]:
