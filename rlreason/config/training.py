@@ -178,7 +178,7 @@ class EvalConfig(Section):
     every: int = Field(default=0, ge=0, description="evaluate every so many steps; 0 = before and after only")
     each_stage: bool = Field(
         default=False,
-        description="measure the models of the earlier stages as well, for a table of all steps",
+        description="measure after each of the earlier stages as well, for a table of all",
     )
     pass_at: tuple[Annotated[int, Field(ge=1)], ...] = Field(
         default=(1,), strict=False, min_length=1, description="each k of pass@k to report, such as [1, 4]"

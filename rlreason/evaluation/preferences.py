@@ -57,7 +57,8 @@ def preference_report(judged: Sequence[Judged], *, longer_is_better: bool) -> di
 def best_of(scores: Sequence[Sequence[float]], marks: Sequence[Sequence[float]]) -> dict[str, Any]:
     """Compare the mark of the completion with the highest score to the mean mark, question by question.
 
-    Returns `mean`, `best` with `best_ci95`, and `gain` with its `ci95` over questions. The first of equal scores is taken.
+    Returns `mean`, `best` with `best_ci95`, and `gain` with its `ci95` over questions. The first of equal
+    scores is taken.
     """
     means = [math.fsum(row) / len(row) for row in marks]
     chosen = [row[max(range(len(row)), key=s.__getitem__)] for s, row in zip(scores, marks, strict=True)]
