@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from rlreason.algorithms import overlong_penalty
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
-from rlreason.scoring import failures
+from rlreason.scoring import LEARNED, failures
 from rlreason.stages.clock import Clock
 from rlreason.stages.collect import Sample
 from rlreason.stages.context import RunContext
@@ -174,11 +174,14 @@ def record(
     numbers = {"informative": signal, **result.record(), **measured}
     line = step_record(config, setup.step, samples, drawn, numbers, main=context.scorer.main)
     setup.without_signal = 0 if signal else setup.without_signal + 1
+    warning = watch_learned(context, setup, line)
     clock.lap("record")
     line["time"] = clock.finish(tokens=line["tokens"], steps_left=settings.steps - setup.step)
     context.run.append_samples(sample_records(config.online_stage, setup.step, samples))
     context.run.append_metrics(line)
     context.view.step(line)
+    if warning:
+        context.view.note(f"warning: {warning}")
     tell_failures(context, setup, drawn)
     if config.log.sample_every and setup.step % config.log.sample_every == 0:
         show_sample(context, samples)
@@ -192,11 +195,25 @@ def record(
         raise UserError(no_signal_text(config.online_stage, limit, samples))
 
 
+def watch_learned(context: RunContext, setup: OnlineSetup, line: dict[str, Any]) -> str:
+    """Hold the learned reward against accuracy; adds `overoptimized`, 0 or 1, to the line of the step."""
+    learned = line.get(f"reward/{LEARNED}")
+    if LEARNED not in context.config.rewards or context.scorer.main == LEARNED:
+        return ""
+    prompts = context.config.online.prompts_per_step
+    warning = setup.alarm.step(learned, line["accuracy"], prompts=prompts)
+    line["overoptimized"] = float(bool(warning))
+    first = LEARNED not in setup.told
+    if warning:
+        setup.told.add(LEARNED)
+    return warning if first else ""
+
+
 def tell_failures(context: RunContext, setup: OnlineSetup, drawn: list[Sample]) -> None:
     """Say once in a stage of each reward that has failed, and how; the counts go on in the metrics."""
     for name, failed in failures([sample.score for sample in drawn]).items():
-        if name not in setup.told:
-            setup.told.add(name)
+        if f"{name} failed" not in setup.told:
+            setup.told.add(f"{name} failed")
             context.view.note(
                 f"reward {name} failed on {len(failed)} of {len(drawn)} completions: {failed[0].reason}"
             )

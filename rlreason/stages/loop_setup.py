@@ -10,6 +10,7 @@ from rlreason.policy.checkpoint import load_training_state, save_training_state
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy
 from rlreason.rollout import Engine, Sampling, build_engine
+from rlreason.stages.alarm import LearnedAlarm
 from rlreason.stages.collect import Collector, PromptStream
 from rlreason.stages.context import RunContext
 from rlreason.stages.plan import online_plan
@@ -33,6 +34,7 @@ class OnlineSetup:
     evaluator: Evaluator
     step: int = 0
     without_signal: int = 0
+    alarm: LearnedAlarm = field(default_factory=LearnedAlarm)
     told: set[str] = field(default_factory=set)  # rewards whose failures have been told of
 
 
@@ -128,6 +130,7 @@ def save_checkpoint(context: RunContext, setup: OnlineSetup) -> None:
         "position": setup.stream.position,
         "without_signal": setup.without_signal,
         "method": setup.method.state(),
+        "alarm": setup.alarm.history,
     }
     context.run.save_checkpoint(
         setup.step,
@@ -144,6 +147,7 @@ def _resume(context: RunContext, setup: OnlineSetup, step: int) -> None:
     setup.step = step
     updater.updates = state["updates"]
     setup.method.restore(state["method"])
+    setup.alarm = LearnedAlarm(state["alarm"])
     setup.stream.position = state["position"]
     setup.without_signal = state["without_signal"]
     setup.engine.refresh()
