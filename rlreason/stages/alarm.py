@@ -47,7 +47,7 @@ class LearnedAlarm:
         return (
             f"the learned reward rises while answers get worse: over the last {WINDOW} steps it is up by "
             f"{rise:.3g} and accuracy down by {100 * fall:.1f} points, against the best {WINDOW} before. The "
-            "policy has found what the reward model likes and is not right. Go back to an earlier checkpoint; "
+            "policy has found what the reward model likes and is not right. Go back to a checkpoint before; "
             "lower rewards.learned.weight, raise kl.coef, add accuracy to the rewards, or train the reward "
             "model on completions of now"
         )
