@@ -1,0 +1,64 @@
+"""The alarm for over-optimisation: provoked, silent on healthy runs, and kept over a resume."""
+
+import random
+
+import pytest
+
+from rlreason.stages.alarm import WINDOW, LearnedAlarm
+
+
+def warnings(steps: list[tuple[float, float]], *, prompts: int = 64) -> list[int]:
+    """The numbers, from 1, of the steps at which it goes off."""
+    alarm = LearnedAlarm()
+    return [number for number, step in enumerate(steps, 1) if alarm.step(*step, prompts=prompts)]
+
+
+def noisy(learned: list[float], accuracy: list[float], seed: int) -> list[tuple[float, float]]:
+    draw = random.Random(seed)
+    return [(r + draw.gauss(0, 0.1), a + draw.gauss(0, 0.03)) for r, a in zip(learned, accuracy, strict=True)]
+
+
+def test_it_goes_off_where_the_learned_reward_rises_and_accuracy_falls() -> None:
+    steps = [(0.0, 0.5)] * WINDOW + [(1.0, 0.2)] * WINDOW
+    found = warnings(steps)
+    assert found
+    assert found[-1] == 2 * WINDOW
+
+
+def test_it_says_what_it_saw() -> None:
+    alarm = LearnedAlarm([[0.0, 0.5]] * WINDOW + [[1.0, 0.2]] * (WINDOW - 1))
+    said = alarm.step(1.0, 0.2, prompts=64)
+    assert "up by 1 and accuracy down by 30.0 points" in said
+    assert "rewards.learned.weight" in said
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_silent_where_both_rise(seed: int) -> None:
+    rise = [step / 60 for step in range(60)]
+    assert warnings(noisy(rise, rise, seed)) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_silent_where_nothing_changes(seed: int) -> None:
+    assert warnings(noisy([0.5] * 60, [0.5] * 60, seed)) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_it_is_silent_where_accuracy_alone_falls(seed: int) -> None:
+    fall = [0.9 - step / 100 for step in range(60)]
+    assert warnings(noisy(fall, fall, seed)) == []
+
+
+def test_few_questions_prove_nothing() -> None:
+    steps = [(0.0, 0.5)] * WINDOW + [(1.0, 0.3)] * WINDOW
+    assert warnings(steps, prompts=64)
+    assert not warnings(steps, prompts=2)
+
+
+def test_too_few_steps_and_missing_numbers_say_nothing() -> None:
+    alarm = LearnedAlarm()
+    for _ in range(2 * WINDOW - 1):
+        assert alarm.step(1.0, 0.0, prompts=64) == ""
+    assert alarm.step(None, 0.5, prompts=64) == ""
+    assert alarm.step(1.0, None, prompts=64) == ""
+    assert len(alarm.history) == 2 * WINDOW - 1
