@@ -120,8 +120,8 @@ def _evaluate_stage(context: RunContext, name: str) -> None:
 
 
 def _publish(context: RunContext) -> None:
-    """A run that ends before reinforcement learning: its model is the run's model."""
-    start = context.start
+    """A run that ends before reinforcement learning: the model of its last stage is the run's model."""
+    start = context.reward_model if context.config.stages[-1] == "reward_model" else context.start
     assert start is not None
 
     def copy(folder: Path) -> None:

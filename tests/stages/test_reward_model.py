@@ -1,0 +1,150 @@
+"""The reward model: from rollouts and from files, used as a reward and as the start of the critic."""
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from micro import lines
+
+from rewards import REWARDS
+from rlreason.errors import UserError
+
+Train = Callable[..., Path]
+
+
+def pairs_file(path: Path, count: int = 40) -> str:
+    """Pairs in which the answer 7 is always better than the answer 3."""
+    draw = random.Random(0)
+    rows = [
+        {
+            "prompt": f"{draw.randint(1, 99)} + {number} =",
+            "chosen": "<think>7 + 0 = 7</think><answer>7</answer>",
+            "rejected": "<think>3 + 0 = 3</think><answer>3</answer>",
+        }
+        for number in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def scores(run: Path, texts: list[str]) -> list[float | None]:
+    reward = REWARDS["learned"].with_options(model=str(run / "checkpoints" / "reward_model"))
+    return reward(completions=texts, prompts=[[{"role": "user", "content": "4 + 5 ="}]] * len(texts))
+
+
+def test_it_learns_what_pairs_of_a_file_say(train: Train, tmp_path: Path) -> None:
+    run = train(
+        stage=["sft", "reward_model"],
+        reward_model={
+            "pairs": pairs_file(tmp_path / "pairs.jsonl"),
+            "held_out": 0.25,
+            "epochs": 20,
+            "optim": {"lr": 3e-3},
+        },
+    )
+    report = json.loads((run / "checkpoints" / "reward_model" / "evaluation.json").read_text())
+    assert report["accuracy"] == 1.0
+    assert (report["n"], report["prompts"]) == (10, 10)
+    assert report["length_accuracy"] == 0.5
+    assert "best_of" not in report
+    better, worse = scores(
+        run, ["<think>7 + 0 = 7</think><answer>7</answer>", "<think>3 + 0 = 3</think><answer>3</answer>"]
+    )
+    assert better is not None
+    assert worse is not None
+    # Centred and scaled by what it says of its training pairs, half of which are the better ones.
+    assert better == pytest.approx(1.0, abs=0.2)
+    assert worse == pytest.approx(-1.0, abs=0.2)
+    kept = lines(run / "checkpoints" / "reward_model" / "pairs.jsonl")
+    assert [pair["part"] for pair in kept] == ["train"] * 30 + ["held_out"] * 10
+    held_out = {pair["prompt"][0]["content"] for pair in kept if pair["part"] == "held_out"}
+    assert not held_out & {pair["prompt"][0]["content"] for pair in kept if pair["part"] == "train"}
+
+
+def test_rollouts_reward_and_critic_in_one_run(train: Train) -> None:
+    run = train(
+        stage=["sft", "reward_model", "ppo"],
+        rewards={"random": 1.0, "learned": {"weight": 0.5, "clip": [-2, 2]}},
+        reward_model={"questions": 10, "samples": 4, "optim": {"lr": 3e-3}},
+    )
+    report = json.loads((run / "checkpoints" / "reward_model" / "evaluation.json").read_text())
+    assert 0 <= report["accuracy"] <= 1
+    assert (report["best_of"]["n"], report["best_of"]["questions"]) == (4, 6)
+    steps = [line for line in lines(run / "metrics.jsonl") if line["stage"] == "ppo"]
+    assert all(line["reward/learned"] is not None for line in steps)
+    assert all(line["overoptimized"] == 0.0 for line in steps)
+    assert steps[0]["value"] != 0.0  # the critic has begun with the head of the reward model
+    said = lines(run / "samples.jsonl")[0]["scores"]["learned"]["reason"]
+    assert said.startswith("the reward model says")
+
+
+def test_a_resumed_run_keeps_its_reward_model(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {
+        "stage": ["sft", "reward_model", "grpo"],
+        "rewards": {"random": 1.0, "learned": 0.5},
+        "reward_model": {"questions": 10, "samples": 4},
+    }
+    straight = train(name="straight", **settings)
+    from rlreason.stages import loop
+
+    whole = loop.record
+
+    def record_then_die(context: Any, setup: Any, *rest: Any) -> None:
+        whole(context, setup, *rest)
+        if setup.step == 3:
+            raise SystemExit("killed")
+
+    monkeypatch.setattr(loop, "record", record_then_die)
+    with pytest.raises(SystemExit):
+        train(name="cut", **settings)
+    monkeypatch.setattr(loop, "record", whole)
+    resumed = train(name="cut", **settings)
+    assert lines(straight / "samples.jsonl") == lines(resumed / "samples.jsonl")
+
+
+def test_an_adapter_is_merged_into_what_is_saved(train: Train, tmp_path: Path) -> None:
+    base = train(name="base", stage="sft")
+    run = train(
+        stage="reward_model",
+        model={"scratch": None, "path": str(base / "model"), "lora": {"rank": 4}},
+        reward_model={
+            "pairs": pairs_file(tmp_path / "pairs.jsonl"),
+            "held_out": 0.25,
+            "epochs": 10,
+            "optim": {"lr": 1e-2},
+        },
+    )
+    better, worse = scores(run, ["<answer>7</answer>", "<answer>3</answer>"])
+    assert better is not None
+    assert worse is not None
+    assert better > worse
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_tokens": 4}, r"reward_model\.max_tokens=4: all \d+ pairs are longer"),
+        ({"held_out": 0.001}, r"reward_model\.held_out: 0\.001 of 40 prompts leaves none to measure on"),
+    ],
+)
+def test_what_leaves_no_pairs_is_refused(
+    train: Train, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train(
+            stage=["sft", "reward_model"],
+            reward_model={"pairs": pairs_file(tmp_path / "pairs.jsonl"), **changes},
+        )
+
+
+def test_rollouts_that_all_earn_the_same_are_refused(train: Train) -> None:
+    with pytest.raises(UserError, match="no two completions of a training question earn different rewards"):
+        train(stage=["sft", "reward_model"], rewards="accuracy", reward_model={"questions": 4, "samples": 2})
+
+
+def test_a_model_of_nothing_has_nothing_to_copy(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="put pretrain or sft before it"):
+        train(stage="reward_model", reward_model={"pairs": pairs_file(tmp_path / "pairs.jsonl")})
