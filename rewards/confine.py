@@ -88,9 +88,10 @@ _REFUSED_EVENTS = frozenset({
     "os.chmod", "os.chown", "os.chflags", "os.utime", "os.setxattr", "os.removexattr", "os.chdir", "os.link",
     "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.symlink", "os.truncate", "shutil.rmtree",
     "sqlite3.connect", "fcntl.fcntl", "fcntl.ioctl", "gc.get_objects", "gc.get_referrers", "gc.get_referents",
-    "cpython.PyInterpreterState_New",  # a hook is that of one interpreter
+    "cpython.PyInterpreterState_New",
 })  # fmt: skip
-_REFUSED_MODULES = frozenset({"_sqlite3", "_dbm", "_gdbm", "readline"})  # they open files on their own
+# They open files on their own, or start another interpreter, which would have no hook.
+_REFUSED_MODULES = frozenset({"_sqlite3", "_dbm", "_gdbm", "readline", "_interpreters", "_xxsubinterpreters"})
 
 
 def limit(seconds: float, memory: int) -> None:

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import pytest
-from programs import ADD, RIGHT_ADD, RIGHT_SUM, SUMS, score
+from programs import ADD, RIGHT_ADD, RIGHT_SUM, SUMS, needs, score
 
 from rewards import code
 from rewards.code import extract_program, same_output
@@ -48,7 +48,6 @@ def test_a_right_program() -> None:
         ("def add(a, b) return a", ADD, "SyntaxError: expected ':' (main.py, line 1)"),
         ("x = 1", ADD, "test 1 NameError: name 'add' is not defined"),
         ("x = 1", "import solution\nassert dir()", "the tests never called the program"),
-        ("import os, signal\nos.kill(os.getpid(), 40)", SUMS, "test 1 ended by signal 40"),
         ("print(' 3')", [{"input": "", "output": "  3"}], "printed ' 3', not '  3'"),
         (
             "def add(a, b):\n    raise ValueError('\\ud800\\x1b[31m')",
@@ -122,6 +121,8 @@ def test_an_entry_point_that_cannot_be_read_is_an_abstention() -> None:
     ],
 )
 def test_tests_that_cannot_be_run_are_an_abstention(tests: str, reason: str) -> None:
+    if "pytest" in tests:
+        needs("pytest")
     said = score("def apply(f):\n    return 1", tests)
     assert said.value is None
     assert reason in said.reason

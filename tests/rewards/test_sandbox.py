@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from programs import ADD, RIGHT_ADD, score
+from programs import ADD, RIGHT_ADD, needs, score
 
 from rewards import confine, sandbox
 from rewards.sandbox import Limits, Outcome, isolation, run_program, run_tests
@@ -123,12 +123,12 @@ def test_the_hook_holds_against_other_names(name: str, world: dict[str, Any]) ->
 
 def test_the_hook_refuses_an_interpreter_without_it() -> None:
     program = (
-        "try:\n    import _interpreters as i\nexcept ImportError:\n    import _xxsubinterpreters as i\n"
-        "i.create()\nprint('reached')"
+        "import sys\n"
+        "name = '_interpreters' if sys.version_info >= (3, 13) else '_xxsubinterpreters'\n"
+        "__import__(name).create()\nprint('reached')"
     )
     outcome = run_program(program, "", Limits(3, 512, hook_only=True))
-    assert outcome.output == ""
-    assert outcome.problem
+    assert (outcome.output, "refused: _" in outcome.problem) == ("", True)
 
 
 @linux
@@ -226,7 +226,7 @@ def test_a_program_may_compute(hook_only: bool) -> None:
 
 
 def test_arrays_work_where_they_are_installed() -> None:
-    pytest.importorskip("numpy")
+    needs("numpy")
     program = "import numpy as np\nprint((np.ones((99, 99)) @ np.ones(99)).sum())"
     assert run_program(program, "", Limits(9, 1024)) == Outcome("9801.0\n", "")
 
@@ -251,6 +251,10 @@ def test_its_input_is_no_place_to_write() -> None:
         assert not os.path.exists(file.name)
         with pytest.raises(OSError, match="descriptor"):
             os.write(file.fileno(), b"x")
+
+
+def test_a_signal_without_a_name_is_a_problem_too() -> None:
+    assert sandbox._problem(-40, b"", Limits(1, 1)).startswith("ended by signal 40")
 
 
 def test_where_no_program_can_run_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
