@@ -34,23 +34,27 @@ def code(
     """1.0 if the program in the answer passes all `tests`, else 0.0; abstains where they are unreadable.
 
     Column `tests`: a list of {"input": text, "output": text}, of which each runs the program on that standard
-    input; or test code, or a list of statements (`assert add(1, 2) == 3`), that call its functions. With
-    `entry_point`, the name of the function to test, a `check(candidate)` of the test code is called with it
-    (HumanEval), and functions `test_...` are called (pytest). The program is the one block fenced as Python,
-    else the one fenced block, else the whole answer. Printed lines are compared but for white space at their
-    ends, decimals by value. `partial` gives the share of the tests that pass instead.
+    input; or test code, or a list of statements (`assert add(1, 2) == 3`), that call its functions. Functions
+    and classes of pytest, parametrized or not but without fixtures, and of unittest are run. With
+    `entry_point`, the function to test (`add`, `Solution().add`), a `check(candidate)` of the test code is
+    called with it (HumanEval); tests may import the functions from `solution`. The program is the one block
+    fenced as Python, else the one fenced block, else the whole answer. Printed lines are compared as
+    `same_output` says. `partial` gives the share of the tests that pass instead.
 
     A program has `test_seconds` for a test and `total_seconds` for all, of wall-clock and processor time,
-    `memory_mib` of address space, and no rights: no other process, no connection, no file to write, and none
-    to read but Python's own. What it should return it never sees: outputs are compared in this process, and
-    test code runs in another (`rewards.dialogue`). So leaving early, printing, patching Python, reading
-    memory and objects equal to everything do not pass a test. Needs a Unix.
+    `memory_mib` of address space, 256 threads, and no rights: no other process, no connection, no file to
+    write, and none to read but Python's own and what is installed. What it should return it never sees:
+    outputs are compared in this process, and test code runs in another (`rewards.dialogue`). So leaving
+    early, printing, patching Python, reading memory and objects equal to everything do not pass a test. Tests
+    that pass a program more than plain data, such as functions, cannot be run: it abstains. Needs a Unix.
 
     Not protected against: a program fitted to the inputs of its tests; holes in the kernel or in Python; on
     Linux for other processors than x86-64 and arm64 and on macOS, where the kernel offers no such limits, a
     program that gets around a hook in its own interpreter (the reason says so); programs that run at the same
-    time and together need more memory than there is. Objects of the program's own classes are compared by
-    what it says, and helpers that tests use without importing them are the program's.
+    time and together need more memory than there is. Weak tests stay weak. Objects of the program's own
+    classes are compared, and answer for their methods, as it says: `f(1).startswith("a")` can be made true
+    without a text. `3 in f(1)` holds for all numbers, `f(x) == sorted(x)` for an `x` that f has emptied.
+    Helpers that tests use without importing them are the program's.
     """
     kind, cases = _read_tests(tests)
     if not cases:

@@ -45,7 +45,8 @@ class Program:
         except (AttributeError, LookupError, *NO_VALUE):
             self._lost("the program answers what is no value")
         self._named = len(names)
-        return {**names, **self._errors}
+        # What a module says of itself, `__name__` say, is not the program's to say of the tests.
+        return {name: value for name, value in (names | self._errors).items() if not name.startswith("__")}
 
     def ask(self, do: str, on: int, *arguments: Any) -> Any:
         """Do something with an object of the program. Raises what that raises, Unsendable or Gone."""

@@ -38,7 +38,8 @@ FUNCTION_TESTS = [
     "from solution import *\nassert sorted([add(1, 2), 9]) == [3, 9]",
     "def test_add():\n    assert [3] == list(map(add, [1], [2]))",
     "import unittest\nclass T(unittest.TestCase):\n"
-    "    def test_add(self):\n        self.assertAlmostEqual(add(1, 2), 3)",
+    "    def test_add(self):\n        self.assertAlmostEqual(add(1, 2), 3)\n"
+    "if __name__ == '__main__':\n    print(__file__, __spec__)",
 ]
 IN_A_FUNCTION = "def add(a, b):\n    {}\n    return 0"
 # What follows these lines would pass: they have to fail.
@@ -73,6 +74,8 @@ ATTACKS = {
     "def add(a, b): return 7",
     "replace builtins and modules": "def abs(x): return 0\ndef isinstance(*a): return True\n"
     "def sorted(x): return [3, 9]\nclass math:\n    def isclose(*a): return True\ndef add(a, b): return 7",
+    "names of modules": EQUAL_TO_ALL.replace("return True", "return False")
+    + "E.__call__ = lambda *a: 7\n__name__ = __file__ = __spec__ = E()\ndef add(a, b): return 7",
     "an error for a function": "class add(Exception): pass",
     "patch the tests": IN_A_FUNCTION.format(
         "import sys, gc\n    for f in list(sys._current_frames().values()):\n        f.f_globals.clear()"
@@ -98,6 +101,7 @@ ENDLESS = {
     "run for ever": IN_A_FUNCTION.format("while True: pass"),
     "run for ever at once": "while True: pass",
     "sleep": IN_A_FUNCTION.format("import time; time.sleep(60)"),
+    "stop itself": "import signal\nsignal.raise_signal(signal.SIGSTOP)",
     "ignore signals": "import signal\nfor s in range(1, 30):\n    try: signal.signal(s, signal.SIG_IGN)\n"
     "    except OSError: pass\nwhile True: pass",
     "threads for ever": "import threading\n"
