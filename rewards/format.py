@@ -1,9 +1,13 @@
 """think_format: does the completion keep the asked form? think_format_graded: how much of it?"""
 
+import re
+
 from rewards.response import Response
 from rewards.score import Score
+from rewards.spec import visible
 
 _REASONING = frozenset({"think_missing", "think_unclosed", "think_empty", "think_repeated"})
+_TAG = re.compile(r"</?[A-Za-z_]+>")
 
 
 def think_format(response: Response) -> Score:
@@ -21,6 +25,8 @@ def think_format_graded(response: Response) -> Score:
     number of tags earns anything, and no tag is worth more than what stands between two of them.
     """
     reasoning = _REASONING.isdisjoint(response.problems)
+    if "answer_in_think" in response.problems:  # such a tag is visible, but says nothing
+        reasoning = reasoning and visible(_TAG.sub("", response.think or ""))
     answer = reasoning and response.answer is not None
     held = reasoning + answer + (answer and not response.problems)
     said = ", ".join(response.problems) or "the asked form"

@@ -10,7 +10,7 @@ from rewards.base import nearest
 from rewards.response import Response
 from rewards.score import Score
 
-WINDOW = 20  # words whose language is told together
+WINDOW = 30  # words whose language is told together
 
 _SCRIPTS = {
     "ar": {"ARABIC"},
@@ -68,10 +68,10 @@ def language(response: Response, *, language: str = "en", reasoning_only: bool =
 
     The language consistency of DeepSeek-R1 (arXiv 2501.12948, equation 7) without a model. The script of its
     letters tells the language of a word, and of scripts written without spaces each letter counts as one. For
-    languages in Latin script the small words decide ("the", "und"), over 20 words at a time: those are of the
-    language that has most of them among its own, and of none where there is none. So it tells Chinese from
-    English, and English from French if there are sentences. It does not tell Ukrainian from Russian or
-    Chinese from Japanese without kana, nor a language that it does not know from gibberish.
+    languages in Latin script the small words decide ("the", "und"), over 30 words at a time: those are of the
+    language of which most different ones are among them, and of none where these are less than two. So it
+    tells Chinese from English, and English from French if there are sentences. It does not tell Ukrainian
+    from Russian or Chinese from Japanese without kana, nor Latin gibberish of a few words from anything.
 
     Tags, commands of LaTeX, single letters, names of functions and whatever is no letter say nothing. Code is
     read as text; `reasoning_only` leaves the answer out, for answers that are code. A text without words gets
@@ -132,8 +132,8 @@ def _count(language: str, words: list[str]) -> int:
     starts = range(0, max(1, len(words) - WINDOW + 1), WINDOW)
     for start in starts:
         window = words[start:] if start == starts[-1] else words[start : start + WINDOW]
-        hits = Counter(name for word in window for name in _SPEAKS_FOR.get(word, ()))
+        hits = Counter(name for word in set(window) for name in _SPEAKS_FOR.get(word, ()))
         most = max(hits.values(), default=0)
-        if 0 < most == hits[language] or (len(window) < WINDOW and most < 2):
+        if 2 <= most == hits[language] or (len(window) < WINDOW and most < 2):
             found += len(window)
     return found

@@ -8,14 +8,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
 MAX_OUTPUT = 1 << 22  # bytes that are read of what a program prints
+MAX_THREADS = 256
+_LOOK = 0.02  # seconds between two looks at how many threads there are
 _MIB = 1 << 20
 _CONFINE = str(Path(__file__).with_name("confine.py"))
 # Nothing of the caller's environment; libraries for arrays start one thread, as each reserves memory.
@@ -25,6 +27,7 @@ _ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",
     "MKL_NUM_THREADS": "1",
 }
+_INHERITED = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # without which some interpreters do not start
 
 
 @dataclass(frozen=True)
@@ -46,156 +49,168 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What tests said of a program: the numbers of those that failed, from 0, with the reason.
+    """What tests said of a program: of each that was run why it failed, empty if it held.
 
-    `broken` says why the program could not be tested to the end, `calls` how often it was called,
-    `unsendable` what the tests do that cannot be done between two processes.
+    `broken` says why not all could be run, `calls` how often the program was called, `unsendable` what the
+    tests do that cannot be done between two processes.
     """
 
-    failed: dict[int, str]
-    broken: str
-    calls: int
-    unsendable: str
+    results: list[str]
+    broken: str = ""
+    calls: int = 0
+    unsendable: str = ""
 
 
 @lru_cache(maxsize=1)
 def isolation() -> dict[str, bool]:
     """Which of the kernel's means, "seccomp" and "landlock", hold programs here. Starts one process, once."""
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as nothing:
-        process = _start("probe", Limits(10, 1024), folder, stdin=nothing)
-        output, errors = _watch(process, 30)
-    try:
-        return dict(json.loads(output))
-    except ValueError as error:
-        raise RuntimeError(f"no program can be run in a sandbox here: {errors.decode()!r:.300}") from error
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        _readable(b"") as nothing,
+        _running("probe", Limits(10, 1024), folder, stdin=nothing) as process,
+    ):
+        output, errors, _ = _watch(process, 30)
+    told, _, held = output.decode().partition(":")
+    if told != "held by":
+        raise RuntimeError(f"no program can be run in a sandbox here: {errors.decode()!r:.300}")
+    return {name: name in held.split() for name in ("seccomp", "landlock")}
 
 
 def run_program(source: str, stdin: str, limits: Limits) -> Outcome:
     """Run a program on this standard input, in a folder that holds nothing else."""
     with ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="program-"))
-        given = stack.enter_context(tempfile.TemporaryFile())
-        given.write(stdin.encode(errors="surrogatepass"))
-        given.seek(0)
-        _write(folder, source)
-        process = _start("program", limits, folder, stdin=given)
-        output, errors = _watch(process, limits.seconds)
-    problem = _problem(process.returncode, errors, limits)
-    if len(output) > MAX_OUTPUT:
-        problem = f"printed more than {MAX_OUTPUT} bytes"
+        folder = _folder(stack, source)
+        given = stack.enter_context(_readable(stdin.encode(errors="surrogatepass")))
+        process = stack.enter_context(_running("program", limits, folder, stdin=given))
+        output, errors, problem = _watch(process, limits.seconds)
+    problem = problem or _problem(process.returncode, errors, limits)
     return Outcome(output.decode(errors="replace"), problem)
 
 
 def run_tests(
     source: str, tests: Sequence[str], entry_point: str | None, limits: Limits, *, to_the_end: bool = False
 ) -> Verdict:
-    """Run test code, in one process, on the functions of a program, in another (see `rewards.dialogue`)."""
+    """Run test code, in one process, on the functions of a program, in another (see `rewards.dialogue`).
+
+    The first test that fails is the last that is run, unless `to_the_end`.
+    """
+    asked = json.dumps({"tests": list(tests), "entry_point": entry_point, "all": to_the_end}).encode()
     with ExitStack() as stack:
-        program_folder, tests_folder = (
-            stack.enter_context(tempfile.TemporaryDirectory(prefix="program-")) for _ in range(2)
-        )
-        _write(program_folder, source)
-        asked = stack.enter_context(tempfile.TemporaryFile())
-        asked.write(
-            json.dumps({"tests": list(tests), "entry_point": entry_point, "all": to_the_end}).encode()
-        )
-        asked.seek(0)
-        nothing = stack.enter_context(tempfile.TemporaryFile())
-        requests_out, requests_in = os.pipe()
-        replies_out, replies_in = os.pipe()
-        try:
-            program = _start(
-                "solution",
-                limits,
-                program_folder,
-                stdin=nothing,
-                descriptors=(requests_out, replies_in),
-                silent=True,
+        program_folder, tests_folder = _folder(stack, source), _folder(stack, "")
+        stdin = [stack.enter_context(_readable(data)) for data in (b"", asked)]
+        with ExitStack() as pipes:
+            requests_out, requests_in = _pipe(pipes)
+            replies_out, replies_in = _pipe(pipes)
+            program = stack.enter_context(
+                _running("solution", limits, program_folder, requests_out, replies_in, stdin=stdin[0])
             )
-            tester = _start(
-                "tests", limits, tests_folder, stdin=asked, descriptors=(requests_in, replies_out)
+            tester = stack.enter_context(
+                _running("testing", limits, tests_folder, requests_in, replies_out, stdin=stdin[1])
             )
-        finally:
-            for descriptor in (requests_out, requests_in, replies_out, replies_in):
-                os.close(descriptor)
-        verdict, errors = _watch(tester, limits.seconds)
-        # It ends by itself once nobody asks any more; what ended it before that explains the verdict.
-        _watch(program, 0.2 if verdict else 0.0)
-    try:
-        said = json.loads(verdict)
-    except ValueError:
-        why = _problem(tester.returncode, errors, limits) or "the tests ended without a verdict"
-        return Verdict({}, why, 0, "")
-    broken = said["gone"]
-    if broken and program.returncode not in (0, -signal.SIGKILL):
-        broken += f": {_problem(program.returncode, b'', limits)}"
-    return Verdict({number: why for number, why in said["failed"]}, broken, said["calls"], said["unsendable"])
+        output, errors, problem = _watch(tester, limits.seconds, beside=program)
+        told = [json.loads(line) for line in output.rpartition(b"\n")[0].splitlines()]
+        if not told or isinstance(told[-1], str):  # the tests have not come to their end
+            why = problem or _problem(tester.returncode, errors, limits) or "the tests ended too early"
+            return Verdict(told, broken=why)
+        *results, said = told
+        if said["broken"]:  # what ended the program explains that
+            _end(program, 0.2)
+            if program.returncode not in (0, -signal.SIGKILL):
+                said["broken"] += f": {_problem(program.returncode, b'', limits)}"
+    return Verdict(results, **said)
 
 
-def _write(folder: str, source: str) -> None:
+def _folder(stack: ExitStack, source: str) -> str:
+    """A folder for one process, with the program in it."""
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="program-"))
     Path(folder, "main.py").write_text(source, encoding="utf-8", errors="surrogatepass", newline="")
+    return folder
 
 
-def _start(
-    role: str,
-    limits: Limits,
-    folder: str,
-    *,
-    stdin: IO[bytes],
-    descriptors: tuple[int, ...] = (),
-    silent: bool = False,
-) -> subprocess.Popen[bytes]:
-    settings = {
-        "role": role,
-        "parent": os.getpid(),
-        "hook_only": limits.hook_only,
-        "seconds": limits.seconds,
-        "memory": limits.memory_mib * _MIB,
-        "descriptors": descriptors,
-    }
-    return subprocess.Popen(
-        [sys.executable, "-I", "-X", "utf8", _CONFINE, json.dumps(settings)],
+def _readable(data: bytes) -> IO[bytes]:
+    """An open file of this content that can only be read: one to write would hold any amount of the disk."""
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        return open(file.name, "rb")
+
+
+def _pipe(stack: ExitStack) -> tuple[int, int]:
+    reader, writer = os.pipe()
+    stack.callback(os.close, reader)
+    stack.callback(os.close, writer)
+    return reader, writer
+
+
+@contextmanager
+def _running(
+    role: str, limits: Limits, folder: str, *descriptors: int, stdin: IO[bytes]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that has ended at the end of the block, however that is left."""
+    settings = (role, os.getpid(), limits.hook_only, limits.seconds, limits.memory_mib * _MIB, *descriptors)
+    output = subprocess.DEVNULL if role == "solution" else subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-X", "utf8", "-X", "int_max_str_digits=0", _CONFINE, *map(str, settings)],
         stdin=stdin,
-        stdout=subprocess.DEVNULL if silent else subprocess.PIPE,
-        stderr=subprocess.DEVNULL if silent else subprocess.PIPE,
+        stdout=output,
+        stderr=output,
         pass_fds=descriptors,
         cwd=folder,
-        env=_ENVIRONMENT,
+        env=_ENVIRONMENT | {name: os.environ[name] for name in _INHERITED if name in os.environ},
         start_new_session=True,  # a group of its own, to be killed as one
     )
-
-
-def _watch(process: subprocess.Popen[bytes], seconds: float) -> tuple[bytes, bytes]:
-    """Read what a process prints until it ends, prints too much or its time is over; leave nothing of it."""
-    deadline = time.monotonic() + seconds
-    printed: dict[Any, bytearray] = {
-        stream: bytearray() for stream in (process.stdout, process.stderr) if stream
-    }
     try:
-        with selectors.DefaultSelector() as selector:
-            for stream in printed:
-                selector.register(stream, selectors.EVENT_READ)
-            while selector.get_map() and all(len(text) <= MAX_OUTPUT for text in printed.values()):
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
-                if not ready:
-                    break
-                for key, _ in ready:
-                    data = os.read(key.fd, 1 << 16)
-                    printed[key.fileobj] += data
-                    if not data:
-                        selector.unregister(key.fileobj)
-            else:
-                if not selector.get_map():
-                    with suppress(subprocess.TimeoutExpired):
-                        process.wait(max(0.0, deadline - time.monotonic()))
+        yield process
     finally:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _end(process)
+        for stream in (process.stdout, process.stderr):
+            if stream:
+                stream.close()
+
+
+def _end(process: subprocess.Popen[bytes], seconds: float = 0.0) -> None:
+    """Let a process end by itself for some time, then leave nothing of it."""
+    if process.returncode is not None:  # its number may already be that of another
+        return
+    with suppress(subprocess.TimeoutExpired):
+        if seconds > 0:
+            process.wait(seconds)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _watch(
+    process: subprocess.Popen[bytes], seconds: float, *, beside: subprocess.Popen[bytes] | None = None
+) -> tuple[bytes, bytes, str]:
+    """Read what a process prints until it ends or has to be ended: output, errors and what was too much."""
+    deadline = time.monotonic() + seconds
+    printed: dict[Any, bytearray] = {process.stdout: bytearray(), process.stderr: bytearray()}
+    problem = ""
+    with selectors.DefaultSelector() as selector:
         for stream in printed:
-            stream.close()
-    output, errors = (bytes(printed.get(stream, b"")) for stream in (process.stdout, process.stderr))
-    return output, errors
+            selector.register(stream, selectors.EVENT_READ)
+        while selector.get_map() and not problem and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(min(left, _LOOK)):
+                data = os.read(key.fd, 1 << 16)
+                printed[key.fileobj] += data
+                if not data:
+                    selector.unregister(key.fileobj)
+            if any(len(text) > MAX_OUTPUT for text in printed.values()):
+                problem = f"printed more than {MAX_OUTPUT} bytes"
+            elif any(_threads(each) > MAX_THREADS for each in (process, beside) if each):
+                problem = f"started more than {MAX_THREADS} threads"
+        ended = not selector.get_map()
+    _end(process, deadline - time.monotonic() if ended else 0.0)
+    return bytes(printed[process.stdout]), bytes(printed[process.stderr]), problem
+
+
+def _threads(process: subprocess.Popen[bytes]) -> int:
+    """How many threads a process has, on Linux, where no limit of its own can be set."""
+    try:
+        return os.stat(f"/proc/{process.pid}/task").st_nlink - 2
+    except OSError:
+        return 0
 
 
 def _problem(code: int, errors: bytes, limits: Limits) -> str:
@@ -208,5 +223,5 @@ def _problem(code: int, errors: bytes, limits: Limits) -> str:
     if last and "MemoryError" in last[0]:
         return f"more than {limits.memory_mib} MiB of memory"
     if code < 0:
-        return f"ended by {signal.Signals(-code).name}"
+        return f"ended by signal {-code} ({signal.strsignal(-code)})"
     return f"ended with exit code {code}" + (f" ({last[0]:.200})" if last else "")

@@ -1,7 +1,7 @@
 """think_format_graded: what a form that is nearly right earns, and that tags alone earn nothing."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rewards import REWARDS, SPECS, TagSpec
@@ -50,6 +50,8 @@ def grade(text: str, spec: TagSpec = SPECS["think_answer"], prefill: str = "") -
         ("<think>r</think><answer>4</answer><think>", 0),
         ("<answer>4</answer><think>r</think>", 1),
         ("<think></think><answer></answer>", 0),
+        ("<think><answer></think><answer>4</answer>", 0),
+        ("<think><b></b></answer></think>", 0),
         ("<think></think><answer></answer>" * 50, 0),
         ("<THINK>r</THINK><answer>4</answer>", 0),
     ],
@@ -99,8 +101,9 @@ def test_it_is_1_exactly_where_the_form_is_kept(spec: TagSpec, text: str, prefil
 
 
 @all_specs
-@everything
+@settings(deadline=None, max_examples=500)
 @given(tags=st.lists(st.sampled_from(["<think>", "</think>", "<answer>", "</answer>", " ", "\n", "\u200b"])))
+@example(tags=["<think>", "<answer>", "</think>"])
 def test_tags_alone_earn_nothing(spec: TagSpec, tags: list[str]) -> None:
     """Where the answer is in tags, no other text is there; elsewhere the tags of the answer are text."""
     kept = [tag for tag in tags if tag in spec.reserved or not tag.startswith("<")]

@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF001 (texts of many languages)
 
+import re
 import time
 from typing import Any
 
@@ -83,30 +84,40 @@ def test_shares_by_hand(text: str, asked: str, value: float) -> None:
     assert share(text, asked) == pytest.approx(value)
 
 
-# Twenty words each.
-TWENTY_ENGLISH = "we see that the sum of the two numbers is not in the list so it must be even more"
-TWENTY_FRENCH = "on voit que la somme des deux nombres est dans une liste et donc il faut aussi une autre qui"
+# Thirty words each.
+THIRTY_ENGLISH = (
+    "we see that the sum of the two numbers is not in the list so it must be even more than what we had as a "
+    "first guess for this one"
+)
+THIRTY_FRENCH = (
+    "on voit que la somme des deux nombres est dans une liste et donc il faut aussi une autre qui ne soit "
+    "pas dans le premier groupe de cinq nombres"
+)
 
 
-def test_the_language_is_told_for_twenty_words_at_a_time() -> None:
-    assert len(TWENTY_ENGLISH.split()) == len(TWENTY_FRENCH.split()) == WINDOW
-    mixed = f"{TWENTY_ENGLISH} {TWENTY_FRENCH} {TWENTY_ENGLISH} {TWENTY_ENGLISH}"
+def test_the_language_is_told_for_thirty_words_at_a_time() -> None:
+    words = [len(re.findall(r"\w\w+", text)) for text in (THIRTY_ENGLISH, THIRTY_FRENCH)]
+    assert words == [WINDOW, WINDOW]  # single letters say nothing
+    mixed = f"{THIRTY_ENGLISH} {THIRTY_FRENCH} {THIRTY_ENGLISH} {THIRTY_ENGLISH}"
     assert share(mixed, "en") == 3 / 4
     assert share(mixed, "fr") == 1 / 4
-    # What is left over belongs to the last twenty words: 20 + 29 words, of which the last 29 are one window.
-    assert share(f"{TWENTY_FRENCH} {TWENTY_ENGLISH} {' '.join(TWENTY_FRENCH.split()[:9])}", "en") == 29 / 49
+    # What is left over belongs to the last thirty words: 30 + 39 words, of which the last 39 are one window.
+    mixed = f"{THIRTY_FRENCH} {THIRTY_ENGLISH} {' '.join(THIRTY_FRENCH.split()[:9])}"
+    assert share(mixed, "en") == 39 / 69
 
 
 def test_without_small_words_a_longer_text_is_of_no_language() -> None:
     """Else a policy that is asked for French could go on in English, in the style of a telegram."""
     telegram = (
         "Subtract three, both sides. Divide two. Result four. Check: eight plus three equals eleven. "
-        "Correct. Answer four. Verify again. Eleven equals eleven. Final answer four."
+        "Correct. Answer four. Verify again. Eleven equals eleven. Final answer four. Four seems right. "
+        "Done. Next."
     )
-    assert {language: share(telegram, language) for language in ("en", "fr", "de", "zh")} == dict.fromkeys(
-        ("en", "fr", "de", "zh"), 0.0
-    )
-    assert share("lorem " * 500) == 0.0
+    assert len(telegram.split()) == WINDOW
+    shares = {asked: share(telegram, asked) for asked in ("en", "fr", "de", "zh")}
+    assert shares == {"en": 0.0, "fr": 0.0, "de": 0.0, "zh": 0.0}
+    # The same small word again and again is one.
+    assert share("lorem " * 500) == share("the lorem " * 500) == 0.0
 
 
 def test_one_good_sentence_does_not_cover_for_the_rest() -> None:

@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import REWARDS, SPECS, Rubric, Term
@@ -67,12 +67,13 @@ def test_cosine_reads_the_answer_as_accuracy_does() -> None:
 
 
 lengths = st.integers(0, 300)
+three_lengths = st.lists(lengths, min_size=3, max_size=3, unique=True).map(sorted)
 
 
 @settings(deadline=None)
-@given(longest=st.integers(1, 300), short=lengths, long=lengths)
-def test_cosine_prefers_right_to_wrong_and_falls_and_rises(longest: int, short: int, long: int) -> None:
-    assume(short < long < longest)
+@given(three=three_lengths)
+def test_cosine_prefers_right_to_wrong_and_falls_and_rises(three: list[int]) -> None:
+    short, long, longest = three
     right, longer_right, wrong, longer_wrong = (
         cosine(text, tokens, max_tokens=longest) for text in (RIGHT, WRONG) for tokens in (short, long)
     )
@@ -107,9 +108,9 @@ def test_overlong_gives_no_negative_zero() -> None:
     assert math.copysign(1.0, value or 0.0) == 1.0
 
 
-@given(longest=st.integers(1, 300), share=st.floats(0, 1), short=lengths, long=lengths)
-def test_overlong_is_a_penalty_that_grows(longest: int, share: float, short: int, long: int) -> None:
-    assume(short <= long)
+@given(longest=st.integers(1, 300), share=st.floats(0, 1), both=st.tuples(lengths, lengths).map(sorted))
+def test_overlong_is_a_penalty_that_grows(longest: int, share: float, both: list[int]) -> None:
+    short, long = both
     options = {"max_tokens": longest, "cache_tokens": max(1, int(share * longest))}
     first, second = overlong(short, **options), overlong(long, **options)
     assert first is not None
