@@ -145,7 +145,9 @@ def _scalar_model(context: RunContext, policy: Policy) -> Any:
         )
     model, _ = load_scalar_model(config.model, start or config.model.path, "model.path")
     head, model.score = model.score, nn.Identity()  # no adapter for the head, which trains whole
-    nn.init.zeros_(head.weight)
+    # N(0, 1 / (d + 1)), as in arXiv 1909.08593: from 0, no gradient would reach the trunk at first.
+    torch.manual_seed(derive_seed("reward head", config.seed))
+    nn.init.normal_(head.weight, std=(head.in_features + 1) ** -0.5)
     wrapped = model if config.model.lora is None else with_adapter(model, config.model.lora, task_type=None)
     model.score = head.requires_grad_(True)
     switch_dropout_off(wrapped)
