@@ -271,8 +271,9 @@ run_program("import time; time.sleep(99)", "", Limits(99, 512))
 
 
 @linux
-def test_no_program_outlives_its_caller() -> None:
-    caller = subprocess.Popen([sys.executable, "-c", _RUNS_FOR_LONG], cwd=ROOT)
+def test_no_program_outlives_its_caller(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    caller = subprocess.Popen([sys.executable, "-c", _RUNS_FOR_LONG], cwd=ROOT, env=environment)
     children = Path(f"/proc/{caller.pid}/task/{caller.pid}/children")
     program = _until(lambda: children.read_text().split())[0]
     _until(lambda: "S" in _state(program) and b"confine.py" in Path(f"/proc/{program}/cmdline").read_bytes())
