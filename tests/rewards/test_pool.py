@@ -205,9 +205,10 @@ def test_what_a_reward_leaves_running_ends_with_the_pool(tmp_path: Path) -> None
 
 
 PARENT = """
-import sys, threading
+import signal, sys, threading
 from rewards import WorkerPool
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 bombs, name, pids, how = sys.argv[1:]
 pool = WorkerPool(2)
 
