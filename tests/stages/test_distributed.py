@@ -15,18 +15,27 @@ from safetensors.torch import load_file
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("settings", [{}, {"dynamic_sampling": 1, "epochs": 2}], ids=["plain", "refilled"])
+@pytest.mark.parametrize(
+    ("stage", "settings"),
+    [
+        ("grpo", {}),
+        ("grpo", {"dynamic_sampling": 1, "epochs": 2}),
+        ("ppo", {"epochs": 2, "kl": {"coef": 0.1}}),
+    ],
+    ids=["grpo", "grpo refilled", "ppo"],
+)
 def test_two_processes_equal_one(
     train: Callable[..., Path],
     write_config: Callable[..., Path],
     tmp_path: Path,
+    stage: str,
     settings: dict[str, Any],
 ) -> None:
     base = train(name="base", stage="sft")
     common: dict[str, Any] = {
-        "stage": "grpo",
+        "stage": stage,
         "model": {"scratch": None, "path": str(base / "model")},
-        "grpo": {"steps": 1, "micro_batch_tokens": 128, **settings},
+        stage: {"steps": 1, "micro_batch_tokens": 128, **settings},
     }
     one = train(name="one", **common)
     config = write_config(name="two", **common)
