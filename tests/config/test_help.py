@@ -23,7 +23,7 @@ def test_rows_of_known_fields() -> None:
     assert rows["grpo.dual_clip"][1:3] == ("number > 1 or null", "null")
     assert rows["model.lora"][1:3] == ("section or null", "null")
     assert rows["model.lora.targets"][1:3] == ("all-linear or list of text", "all-linear")
-    assert rows["stage"].type == "list of pretrain | sft | grpo | ppo"
+    assert rows["stage"].type == "list of pretrain | sft | reward_model | grpo | ppo"
     assert rows["rewards"].default == "{accuracy: {}}"
     assert rows["rewards.NAME.weight"][1:3] == ("number", "1")
     assert rows["eval.pass_at"][1:3] == ("list of whole number", "[1]")
@@ -64,7 +64,7 @@ def test_json_schema_describes_the_short_forms() -> None:
     properties = schema["properties"]
     assert schema["additionalProperties"] is False
     assert set(schema["required"]) == {"name", "stage", "task"}
-    assert {"type": "string", "enum": ["pretrain", "sft", "grpo", "ppo"]} in properties["stage"]["anyOf"]
+    assert {"type": "string", "enum": ["pretrain", "sft", "reward_model", "grpo", "ppo"]} in properties["stage"]["anyOf"]
     assert {"type": "string"} in properties["rewards"]["anyOf"]
     assert schema["$defs"]["GrpoConfig"]["properties"]["group_size"]["minimum"] == 2
     assert all("description" in field for field in properties.values())
