@@ -64,7 +64,8 @@ def test_json_schema_describes_the_short_forms() -> None:
     properties = schema["properties"]
     assert schema["additionalProperties"] is False
     assert set(schema["required"]) == {"name", "stage", "task"}
-    assert {"type": "string", "enum": ["pretrain", "sft", "reward_model", "grpo", "ppo"]} in properties["stage"]["anyOf"]
+    stages = ["pretrain", "sft", "reward_model", "grpo", "ppo"]
+    assert {"type": "string", "enum": stages} in properties["stage"]["anyOf"]
     assert {"type": "string"} in properties["rewards"]["anyOf"]
     assert schema["$defs"]["GrpoConfig"]["properties"]["group_size"]["minimum"] == 2
     assert all("description" in field for field in properties.values())
