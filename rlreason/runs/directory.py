@@ -5,7 +5,7 @@
     samples.jsonl             every rollout with its scores
     eval.json                 before, after, gain
     checkpoints/step-000040/  what resuming needs; the name carries the step reached
-    checkpoints/sft/          the model after an earlier stage (pretrain, sft)
+    checkpoints/sft/          the model after an earlier stage (pretrain, sft), or of stage reward_model
     model/                    the final model
 
 Nothing in it is ever half-written (see atomic.py), and one process writes to it at a time (lock.py).
