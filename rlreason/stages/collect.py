@@ -21,12 +21,14 @@ from rlreason.types import Rollout
 class TokenTargets:
     """What PPO knows of each token of a completion, (T,) each, from before the step's update.
 
-    `advantages` and `returns` are what policy and critic are trained on; `values` are the critic's own then.
+    `advantages` and `returns` are what policy and critic are trained on; `values` are the critic's own then,
+    `logprobs` the policy's, where they have been computed.
     """
 
     values: Tensor
     advantages: Tensor
     returns: Tensor
+    logprobs: Tensor | None = None
 
 
 @dataclass

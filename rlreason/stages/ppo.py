@@ -45,7 +45,8 @@ class CriticBased(Method):
             return {"kl_coef": self._coef}
         expected = updater.values(judged)
         values_BT, mask_BT = _rows([expected[id(sample)] for sample in judged])
-        kl_BT, measured = self._kl(setup, judged, mask_BT)
+        now = setup.updater.logprobs(judged) if self._coef else {}
+        kl_BT, measured = self._kl(setup, judged, now, mask_BT)
         scores = [(s.reward or 0.0) - settings.truncation_penalty * s.truncated for s in judged]
         rewards_BT = token_rewards(torch.tensor(scores), kl_BT, mask_BT, coef=self._coef)
         if settings.whiten_rewards:
@@ -65,19 +66,19 @@ class CriticBased(Method):
             advantages_BT = whiten(advantages_BT, mask_BT)
         for row, sample in enumerate(judged):
             kept = slice(0, len(sample.rollout.completion_ids))
-            targets = TokenTargets(values_BT[row, kept], advantages_BT[row, kept], returns_BT[row, kept])
+            rows = (values_BT[row, kept], advantages_BT[row, kept], returns_BT[row, kept])
+            targets = TokenTargets(*rows, now.get(id(sample)))
             sample.tokens, sample.advantage = targets, float(targets.advantages.mean())
         self._adapt(measured.get("kl_completion"), len(judged))
         return measured
 
     def _kl(
-        self, setup: OnlineSetup, samples: Sequence[Sample], mask_BT: Tensor
+        self, setup: OnlineSetup, samples: Sequence[Sample], now: dict[int, Tensor], mask_BT: Tensor
     ) -> tuple[Tensor, dict[str, float | None]]:
         """The divergence from the reference a token, (B, T), and its means; not computed where it is free."""
-        if self._coef == 0:
+        if not now:
             return torch.zeros(mask_BT.shape), {}
-        now, reference = setup.updater.logprobs(samples), setup.updater.reference_logprobs(samples)
-        kind = self._settings.kl.estimator
+        reference, kind = setup.updater.reference_logprobs(samples), self._settings.kl.estimator
         kl_BT, _ = _rows([kl_estimate(now[id(s)], reference[id(s)], kind) for s in samples])
         return kl_BT, {
             "kl": float(kl_BT.sum() / mask_BT.sum()),

@@ -111,7 +111,7 @@ class Updater:
         lengths_B = torch.tensor([0 if self._masked(s) else len(s.rollout.completion_ids) for s in samples])
         training = [index for index, sample in enumerate(samples) if self._trains(sample)]
         several = settings.epochs * settings.minibatches > 1
-        old = self.logprobs([samples[i] for i in training]) if several else {}
+        old = self._old_logprobs([samples[i] for i in training]) if several else {}
         in_loss = settings.kl.coef > 0 and settings.kl.where == "loss"
         reference = self.reference_logprobs([samples[i] for i in training]) if in_loss else {}
         for epoch in range(settings.epochs):
@@ -125,6 +125,11 @@ class Updater:
             result = merged_results(gather_object([result.without_logprobs()]), result.logprobs)
         result.kl = self._kl(samples, result)
         return result
+
+    def _old_logprobs(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
+        """Log-probs under the policy before the step: those at hand, else computed now."""
+        known = {id(s): s.tokens.logprobs for s in samples if s.tokens and s.tokens.logprobs is not None}
+        return known if len(known) == len(samples) else self.logprobs(samples)
 
     def _masked(self, sample: Sample) -> bool:
         return self._settings.mask_truncated and sample.truncated
