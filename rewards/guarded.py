@@ -113,8 +113,11 @@ def each_score(
     """Yield (row, score) as soon as each is known, every row once; errors are failed scores.
 
     `seconds` bounds the wait for each completion of an async function. A function that does not give the
-    event loop a chance, and any that is not async, is the caller's to stop.
+    event loop a chance, and any that is not async, is the caller's to stop. Nothing is called for no
+    completions: that is how a pool loads a reward, and it sets no limit on the time of a call then.
     """
+    if not completions:
+        return
     kind = kind_of(reward)
     if kind == "batch":
         yield from enumerate(_whole(reward, completions, prefill, columns))

@@ -320,6 +320,14 @@ def test_a_reward_that_is_broken_is_a_user_error_with_its_traceback(tmp_path: Pa
         check(own(tmp_path, f"{reward}:broken"))
 
 
+def test_a_reward_that_never_answers_is_a_user_error(tmp_path: Path) -> None:
+    reward = tmp_path / "own.py"
+    reward.write_text("import time\ndef hangs(completions, **columns):\n    time.sleep(3600)\n")
+    name = f"{reward}:hangs"
+    with pytest.raises(UserError, match=r"hangs: scoring failed on 2 of 2 .*no value within 1 s"):
+        check(own(tmp_path, {name: {"seconds": 0.5}}, eval={"reward": name}))
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["configs/own_data.yaml", "--questions", "0"], ["a", "--questions", "x"]]
 )

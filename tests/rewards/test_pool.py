@@ -401,6 +401,19 @@ def test_code_that_fails_when_it_is_loaded_harms_nobody(
     assert scores(bomb(pool, "fine"), TEXTS, tmp_path / "pids", 20.0) == [ONE] * 3
 
 
+def test_a_batch_function_is_not_called_when_it_is_loaded_and_its_first_call_has_a_limit(
+    pool: WorkerPool, tmp_path: Path
+) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text("import time\ndef hangs(completions, **columns):\n    time.sleep(300)\n")
+    began = time.monotonic()
+    reward = pool.reward(f"{source}:hangs")
+    assert isinstance(reward, PooledReward)
+    assert scores(reward, ["a", "b"], tmp_path / "pids") == [timed_out(2 * BUDGET)] * 2
+    assert time.monotonic() - began < 2 * BUDGET + SLACK
+    assert reward(completions=[]) == []
+
+
 def test_a_script_that_starts_workers_when_it_is_loaded_does_not_multiply(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
