@@ -153,7 +153,9 @@ def _report(config: RunConfig, main: str, trial: Trial, name: str) -> RewardRepo
     verdict = judge(trial, name, judges=True if name == main else None)
 
     def pays(hit: Hit) -> bool:
-        return name == main or (weight > 0 and _is_open(config, gate, hit.shot.score))
+        # Behind a negative weight what is paid costs, but a failure escapes the cost.
+        counts = weight > 0 or (weight < 0 and hit.score.failed)
+        return name == main or (counts and _is_open(config, gate, hit.shot.score))
 
     hits = [hit for hole in verdict.holes for hit in hole.hits]
     return RewardReport(
@@ -182,7 +184,7 @@ def _total(config: RunConfig, main: str, trial: Trial, reports: Sequence[RewardR
     There is nothing to say where only built-in rewards are paid that do not judge answers (their authors know
     it; of a user's own reward that is a hole), and where the total is drawn by lot.
     """
-    paying = [report for report in reports if report.weight > 0]
+    paying = [report for report in reports if report.weight != 0]
     judged = any(report.verdict.judges or ":" in report.verdict.name for report in paying)
     by_lot = config.rewards.get(BY_LOT)
     if not judged or (by_lot is not None and by_lot.weight != 0):
