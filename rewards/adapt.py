@@ -46,10 +46,23 @@ def _as_wanted(completions: list[Any], parameters: Mapping[str, inspect.Paramete
     return [[{"role": "assistant", "content": c}] if isinstance(c, str) else c for c in completions]
 
 
+def _ignore(*args: Any, **named: Any) -> None:
+    """What logs where no trainer listens."""
+
+
+_TRAINER = {"trainer_state": None, "log_extra": _ignore, "log_metric": _ignore, "environments": None}
+"""What a batch function of TRL may ask its trainer for, and what stands in for it where there is none."""
+
+
 class FunctionReward(Reward):
     """A reward around a TRL-style batch function or a plain function of one response (see `as_reward`)."""
 
     _given = ("completions", "prefill")
+
+    def __init__(self, name: str, function: Callable[..., Any], **options: Any) -> None:
+        super().__init__(name, function, **options)
+        self._asks_trainer = [n for n in self._required if n in _TRAINER and n not in options]
+        self._required = [n for n in self._required if n not in _TRAINER]
 
     @property
     def kind(self) -> Literal["rows", "async", "batch"]:
@@ -118,7 +131,8 @@ class FunctionReward(Reward):
         self._require(columns)
         _lists(columns, len(completions))
         parameters = inspect.signature(self._function).parameters
-        arguments = {**columns, "completions": _as_wanted(completions, parameters)}
+        stand_ins = {name: _TRAINER[name] for name in self._asks_trainer}
+        arguments = {**stand_ins, **columns, "completions": _as_wanted(completions, parameters)}
         arguments = {n: _copied(v) if isinstance(v, list | tuple) else v for n, v in arguments.items()}
         if prefill is not None or "prefill" in parameters:
             arguments["prefill"] = _copied(prefill)
