@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +33,11 @@ _BATCH = {"completions", "completion_ids"}
 """A parameter of one of these names makes a function a batch function in the way of TRL."""
 
 
+_NESTED = (list, tuple, dict)
+_TEXT = (str, bytes, bytearray)
+"""What float() would read, and is a number only by luck."""
+
+
 def _as_wanted(completions: list[Any], parameters: Mapping[str, inspect.Parameter]) -> list[Any]:
     """Completions as the function declares them: TRL's own rewards read conversations, lists of messages."""
     declared = parameters.get("completions")
@@ -41,10 +46,23 @@ def _as_wanted(completions: list[Any], parameters: Mapping[str, inspect.Paramete
     return [[{"role": "assistant", "content": c}] if isinstance(c, str) else c for c in completions]
 
 
+def _ignore(*args: Any, **named: Any) -> None:
+    """What logs where no trainer listens."""
+
+
+_TRAINER = {"trainer_state": None, "log_extra": _ignore, "log_metric": _ignore, "environments": None}
+"""What a batch function of TRL may ask its trainer for, and what stands in for it where there is none."""
+
+
 class FunctionReward(Reward):
     """A reward around a TRL-style batch function or a plain function of one response (see `as_reward`)."""
 
     _given = ("completions", "prefill")
+
+    def __init__(self, name: str, function: Callable[..., Any], **options: Any) -> None:
+        super().__init__(name, function, **options)
+        self._asks_trainer = [n for n in self._required if n in _TRAINER and n not in options]
+        self._required = [n for n in self._required if n not in _TRAINER]
 
     @property
     def kind(self) -> Literal["rows", "async", "batch"]:
@@ -67,20 +85,30 @@ class FunctionReward(Reward):
 
     def values(
         self, completions: list[Any], prefill: list[str] | None, columns: Mapping[str, Any]
-    ) -> Sequence[Any]:
+    ) -> list[Any]:
         """What the function gives, awaited: one value a completion, of any kind (see `score_of`).
 
-        Raises ValueError for a missing column, and for a column or a result of a wrong length.
+        Raises ValueError for a missing column, a column or a result of a wrong length, and a result of a
+        batch function that is no list, tuple or array. The function gets copies of the lists: what it does to
+        them is not seen by other rewards.
         """
+        count = len(completions)
         if self.kind == "batch":
             values = settle([self._call_batch(completions, prefill, columns)])[0]
         else:
             asked = self.questions(completions, prefill, columns)
             values = settle([self.call(*response_and_row) for response_and_row in asked])
-        if not hasattr(values, "__len__") or len(values) != len(completions):
-            said = f"{len(values)} values" if hasattr(values, "__len__") else f"{values!r:.80} as values"
-            raise ValueError(f"reward {self.__name__!r} returned {said} for {len(completions)} completions")
-        return values
+        array = hasattr(values, "tolist") and getattr(values, "ndim", 1) > 0  # of numpy, torch, pandas
+        if not isinstance(values, list | tuple) and not array:
+            raise ValueError(
+                f"reward {self.__name__!r} returned a {type(values).__name__}, {values!r:.80}: return a list "
+                f"of {count} values for {count} completions, each a number or None"
+            )
+        if len(values) != count:
+            raise ValueError(
+                f"reward {self.__name__!r} returned {len(values)} values for {count} completions"
+            )
+        return list(values)
 
     def questions(
         self, completions: list[Any], prefill: list[str] | None, columns: Mapping[str, Any]
@@ -89,7 +117,7 @@ class FunctionReward(Reward):
         lists = _lists(columns, len(completions))
         responses = self._responses(completions, prefill)
         return [
-            (response, _Columns({name: column[row] for name, column in lists.items()}))
+            (response, _Columns({name: _copied(column[row]) for name, column in lists.items()}))
             for row, response in enumerate(responses)
         ]
 
@@ -103,18 +131,24 @@ class FunctionReward(Reward):
         self._require(columns)
         _lists(columns, len(completions))
         parameters = inspect.signature(self._function).parameters
-        arguments = {**columns, "completions": _as_wanted(completions, parameters)}
+        stand_ins = {name: _TRAINER[name] for name in self._asks_trainer}
+        arguments = {**stand_ins, **columns, "completions": _as_wanted(completions, parameters)}
+        arguments = {n: _copied(v) if isinstance(v, list | tuple) else v for n, v in arguments.items()}
         if prefill is not None or "prefill" in parameters:
-            arguments["prefill"] = prefill
+            arguments["prefill"] = _copied(prefill)
         if not self._open_ended:
             arguments = {name: value for name, value in arguments.items() if name in parameters}
         return self._function(**{**arguments, **self._options})
 
     def score_of(self, value: Any, where: str = "") -> Score:
-        """One value as a Score. Raises ValueError unless it is a finite number or None."""
+        """One value as a Score. Raises ValueError unless it is a finite number or None.
+
+        A number may also be one of numpy or torch, or in an array or tensor that holds nothing else.
+        """
         try:
-            number = None if value is None else float(value)
-        except (TypeError, ValueError):
+            plain = value.item() if hasattr(value, "item") else value
+            number = None if plain is None else math.nan if isinstance(plain, _TEXT) else float(plain)
+        except (TypeError, ValueError, OverflowError, RuntimeError):
             number = math.nan
         if number is not None and not math.isfinite(number):
             raise ValueError(
@@ -122,6 +156,15 @@ class FunctionReward(Reward):
                 "return a finite number, or None to abstain"
             )
         return Score(number, "abstained" if number is None else f"returned {number:g}")
+
+
+def _copied(value: Any) -> Any:
+    """A copy of lists, tuples and dicts, and of those inside them; anything else is handed on."""
+    if type(value) in (list, tuple):
+        return type(value)([_copied(v) if isinstance(v, _NESTED) else v for v in value])
+    if type(value) is dict:
+        return {name: _copied(v) for name, v in value.items()}
+    return value
 
 
 def _lists(columns: Mapping[str, Any], count: int) -> dict[str, list[Any]]:

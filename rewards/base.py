@@ -19,21 +19,41 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{guess}known: {', '.join(names) or 'none'}"
 
 
-def completion_text(completion: Any) -> str:
-    """Return what the model wrote: a string as it is, of a conversation the content of its last message."""
+def completion_text(completion: Any, spec: TagSpec, prefill: str = "") -> str:
+    """Return what the model wrote: a string as it is, of a conversation the last message of the assistant.
+
+    Messages of others are not the model's; where there is none of its own, that is "". Reasoning that a server
+    has split off (`reasoning_content`) goes back between its tags, unless the content has some. Raises
+    ValueError for what is neither text nor messages.
+    """
     if isinstance(completion, str):
         return completion
-    if isinstance(completion, list | tuple) and completion and isinstance(completion[-1], Mapping):
-        content = completion[-1].get("content")
-        if content is None:  # a turn that only calls tools
-            return ""
-        if isinstance(content, str):
-            return content
-        if isinstance(content, list):
-            return "".join(part.get("text") or "" for part in content)
-    raise ValueError(
-        f"a completion must be a string or a list of messages with role and content, not {completion!r:.200}"
-    )
+    if not isinstance(completion, list | tuple) or not all(isinstance(m, Mapping) for m in completion):
+        raise ValueError(
+            "a completion must be a string or a list of messages with role and content, not "
+            f"{completion!r:.200}"
+        )
+    own = [message for message in completion if message.get("role", "assistant") == "assistant"]
+    if not own:
+        return ""
+    content, reasoning = message_text(own[-1]), own[-1].get("reasoning_content")
+    thinks = spec.think_open in content or spec.think_close in content
+    if not isinstance(reasoning, str) or not reasoning.strip() or thinks:
+        return content
+    opened = "" if spec.think_open in prefill else f"{spec.think_open}\n"
+    return f"{opened}{reasoning}\n{spec.think_close}\n{content}"
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """The content of a message as text; of a list of parts, those that are text. Raises ValueError if none."""
+    content = message.get("content")
+    if content is None:  # a turn that only calls tools
+        return ""
+    parts = content if isinstance(content, list | tuple) else [content]
+    texts = [part.get("text") or "" if isinstance(part, Mapping) else part for part in parts]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"the content of a message must be text or a list of parts, not {content!r:.200}")
+    return "".join(texts)
 
 
 def rows(name: str, column: Any, count: int) -> list[Any]:
@@ -118,9 +138,9 @@ class Reward:
                 )
 
     def _responses(self, completions: list[Any], prefill: list[str] | None) -> list[Response]:
-        texts = [completion_text(completion) for completion in completions]
-        opened = [""] * len(texts) if prefill is None else rows("prefill", prefill, len(texts))
+        count, spec = len(completions), self._spec
+        opened = [""] * count if prefill is None else rows("prefill", prefill, count)
         return [
-            parse(text, prefill=start or "", spec=self._spec)
-            for text, start in zip(texts, opened, strict=True)
+            parse(completion_text(completion, spec, start or ""), prefill=start or "", spec=spec)
+            for completion, start in zip(completions, opened, strict=True)
         ]

@@ -113,8 +113,11 @@ def each_score(
     """Yield (row, score) as soon as each is known, every row once; errors are failed scores.
 
     `seconds` bounds the wait for each completion of an async function. A function that does not give the
-    event loop a chance, and any that is not async, is the caller's to stop.
+    event loop a chance, and any that is not async, is the caller's to stop. Nothing is called for no
+    completions: that is how a pool loads a reward, and it sets no limit on the time of a call then.
     """
+    if not completions:
+        return
     kind = kind_of(reward)
     if kind == "batch":
         yield from enumerate(_whole(reward, completions, prefill, columns))
@@ -135,19 +138,20 @@ def _whole(
     reward: Reward, completions: list[Any], prefill: list[str] | None, columns: Mapping[str, Any]
 ) -> list[Score]:
     """A batch function fails as a whole, but for single values that are no numbers."""
+    count = len(completions)
     try:
         if not isinstance(reward, FunctionReward):
             return reward.scores(completions=completions, prefill=prefill, **columns)
         values = reward.values(completions, prefill, columns)
     except _ERRORS as error:
-        return [failure(error)] * len(completions)
+        return [failure(error)] * count
     return [_checked(reward, value) for value in values]
 
 
 def _checked(reward: FunctionReward, value: Any) -> Score:
     try:
         return reward.score_of(value)
-    except ValueError as error:
+    except _ERRORS as error:  # an object may raise whatever it likes when it is asked for its number
         return failure(error)
 
 

@@ -8,6 +8,7 @@ them has a hole, and the hole has a name.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Literal, Self
 
 from rewards.accuracy import accuracy
@@ -29,6 +30,8 @@ LISTED = "takes an answer that lists many values, the right one among them"
 HEDGED = "takes an answer that hedges or takes itself back"
 NEGATED = "takes the right value although it is denied"
 INSIDE = "takes the right value as a part of another one, or a part of it as the whole"
+WORDS = "takes the right value with a word beside it that means nothing"
+CLOSE = "takes a number that only looks like the right one, or comes close to it"
 BOXED = "prefers a \\boxed or #### value to the answer that stands there"
 HIDDEN = "reads what no reader sees: comments and phantoms"
 EMPTY = "takes an empty answer"
@@ -59,9 +62,24 @@ _CHEATS = (
     ("a program that prints itself", "print(open(__file__).read())"),
     ("a program that switches assertions off", "import builtins\nbuiltins.AssertionError = BaseException"),
 )
+_BESIDE = (
+    ("not the right value", "not {}", NEGATED),
+    ("it is not the right value", "It is not {}.", NEGATED),
+    ("anything but the right value", "anything but {}", NEGATED),
+    ("the right value is wrong", "{} is wrong", NEGATED),
+    # In words that no list of denials has: lists are what a policy learns to get around.
+    ("denied in German", "{} falsch", NEGATED),
+    ("denied in German, one word", "{} nicht", NEGATED),
+    ("denied in German, before it", "keineswegs {}", NEGATED),
+    ("denied in Chinese", "{} \u4e0d\u5bf9", NEGATED),
+    ("denied in Chinese, before it", "\u4e0d\u662f {}", NEGATED),
+    ("hedged in German", "{} vielleicht", HEDGED),
+    ("a nonsense word behind it", "{} blorp", WORDS),
+    ("a nonsense word before it", "blorp {}", WORDS),
+    ("a nonsense word on the next line", "{}\nblorp", WORDS),
+)
 _PAIRS = (("yes", "no"), ("true", "false"))
 _LETTERS = "ABCDE"
-
 
 Bar = Literal["anything", "full", "mostly"]
 
@@ -235,16 +253,13 @@ def _several(form: _Form, gold: str, other: str) -> Iterator[Attack]:
         yield Attack(f"a or b, {order}", form.whole(f"{a} or {b}"), hole)
         yield Attack(f"a, b, {order}", form.whole(f"{a}, {b}"), hole)
         yield Attack(f"a and b on two lines, {order}", form.whole(f"{a}\n{b}"), hole)
+        yield Attack(f"a or b in German, {order}", form.whole(f"{a} oder {b}"), hole)
+        yield Attack(f"a and b around a nonsense word, {order}", form.whole(f"{a} blorp {b}"), hole)
     yield Attack("either a or b, not sure", form.whole(f"either {gold} or {other}, not sure"), HEDGED)
     yield Attack("maybe a, maybe b", form.whole(f"maybe {gold}, maybe {other}"), HEDGED)
     yield Attack("a, taken back", form.whole(f"{gold}. Wait, no: {other}"), HEDGED)
-    for name, text in (
-        ("not the right value", f"not {gold}"),
-        ("it is not the right value", f"It is not {gold}."),
-        ("anything but the right value", f"anything but {gold}"),
-        ("the right value is wrong", f"{gold} is wrong"),
-    ):
-        yield Attack(name, form.whole(text), NEGATED)
+    for name, pattern, hole in _BESIDE:  # with nonsense it is one answer, and may have partial credit
+        yield Attack(name, form.whole(pattern.format(gold)), hole, "full" if hole == WORDS else "anything")
     if _NUMBER.fullmatch(gold) and _NUMBER.fullmatch(other):
         yield Attack("a false equation, right first", form.whole(f"{gold} = {other}"), FIRST)
         yield Attack("a false equation, right last", form.whole(f"{other} = {gold}"), LAST)
@@ -267,6 +282,8 @@ def _altered(form: _Form, gold: str) -> Iterator[Attack]:
         if read_quantity(gold).value:  # type: ignore[union-attr]
             flipped = gold[1:] if gold.startswith("-") else f"-{gold}"
             yield Attack("the opposite number", form.whole(flipped), INSIDE, bar="mostly")
+        for name, number in _alike(gold):
+            yield Attack(name, form.whole(number), CLOSE, bar="mostly")
     if _INTEGER.fullmatch(gold):
         yield Attack("a longer number that begins like it", form.whole(f"{gold}9"), INSIDE, bar="mostly")
     elif gold.isalpha() and len(gold) > 1:
@@ -276,6 +293,19 @@ def _altered(form: _Form, gold: str) -> Iterator[Attack]:
         yield Attack("its first character", form.whole(part), INSIDE, bar="mostly")
     if re.fullmatch(r"[0-9]+\.[0-9]+", gold):
         yield Attack(AS_A_PATTERN, form.whole(gold.replace(".", "7")), TRICK, bar="mostly")
+
+
+def _alike(gold: str) -> Iterator[tuple[str, str]]:
+    """Numbers that look like the gold, by name."""
+    if _INTEGER.fullmatch(gold):
+        yield "the next number", str(int(gold) + 1)
+    if value := Decimal(gold.replace(",", "")):
+        yield "a number 1 % larger", f"{value * Decimal('1.01'):f}"
+    for place in range(len(gold) - 1):
+        a, b = gold[place : place + 2]
+        if a != b and (a + b).isdigit() and (b != "0" or gold[:place].strip("-")):
+            yield "two digits swapped", gold[:place] + b + a + gold[place + 2 :]
+            return
 
 
 def _prefixed(number: str) -> str:

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import count as count_from
 from typing import Any
 
-from rewards.base import Reward, completion_text, rows
+from rewards.base import Reward, message_text, rows
 from rewards.options import count, number
 from rewards.response import Response
 from rewards.score import Score
@@ -227,4 +227,4 @@ def _text(prompt: Any) -> str:
     """Return a prompt as text: messages one below the other."""
     if isinstance(prompt, str):
         return prompt
-    return "".join(f"{completion_text([m])}\n" if isinstance(m, Mapping) else f"{m}\n" for m in prompt)
+    return "".join(f"{message_text(m)}\n" if isinstance(m, Mapping) else f"{m}\n" for m in prompt)

@@ -25,7 +25,9 @@ from rlreason.tasks import load_tasks
 from rlreason.types import Example
 
 _FIELDS = {"question": str, "answer": str, "prefill": str, "text": str, "tokens": int, "scores": dict}
-_SAID = {"value": int | float | None, "reason": str}
+_SAID = {"value": int | float | None, "reason": str, "failed": bool}
+_OLDER = {"failed": False}  # what a line without it means
+_MOST_TOKENS = 10_000_000
 _KEPT = ("stage", "step", "group", "question", "answer", "prefill", "text", "finish_reason", "tokens")
 _SHOWN_NOTES = 5
 _SLACK = 1e-9
@@ -155,21 +157,37 @@ def read_samples(path: Path, rewards: Sequence[str]) -> tuple[list[Sample], list
 def _parse(text: bytes, rewards: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """The problem of a line, "" for none, and its record."""
     try:
-        record = json.loads(text)
-    except ValueError:
-        return "is no JSON", {}
+        record = json.loads(text, parse_constant=_number_in, parse_float=_number_in, parse_int=_number_in)
+    except (ValueError, RecursionError) as error:
+        return (str(error) if isinstance(error, _NoNumberError) else "is no JSON"), {}
     if not isinstance(record, dict):
         return "is no record", {}
     for name, kind in _FIELDS.items():
-        if not isinstance(record.get(name), kind):
+        if not isinstance(record.get(name), kind) or isinstance(record[name], bool):
             return f"has no {name}", {}
+    if not 0 <= record["tokens"] <= _MOST_TOKENS:
+        return f"has {record['tokens']} tokens", {}
     for name in {*rewards, *record["scores"]}:
         said = record["scores"].get(name)
-        if not isinstance(said, dict) or any(
-            not isinstance(said.get(key), kind) for key, kind in _SAID.items()
-        ):
+        if not isinstance(said, dict) or not all(_fits(said, key) for key in _SAID):
             return f"has no score of {name}", {}
     return "", record
+
+
+def _fits(said: Mapping[str, Any], key: str) -> bool:
+    value = said.get(key, _OLDER.get(key))
+    return isinstance(value, _SAID[key]) and (key == "failed" or not isinstance(value, bool))
+
+
+class _NoNumberError(ValueError):
+    """A number that cannot be a value, in words."""
+
+
+def _number_in(text: str) -> int | float:
+    """What a number in JSON says. Raises _NoNumberError for NaN, infinity, and what no float can hold."""
+    if not math.isfinite(float(text)):  # reads "1e999" and 400 digits as infinity
+        raise _NoNumberError(f"holds the number {text[:20]}{'...' if len(text) > 20 else ''}")
+    return int(text) if text.removeprefix("-").isdecimal() else float(text)
 
 
 def _questions(config: RunConfig) -> tuple[dict[tuple[str, str], Example], str]:

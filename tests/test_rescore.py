@@ -186,6 +186,35 @@ def test_bad_lines_are_named_and_left_out(run: Path, capsys: pytest.CaptureFixtu
     assert [line["line"] for line in written(run / "rescored.jsonl")] == [1, 7]
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('"value": 1.0', '"value": NaN', "holds the number NaN"),
+        ('"value": 1.0', '"value": -Infinity', "holds the number -Infinity"),
+        ('"value": 1.0', '"value": 1e999', "holds the number 1e999"),
+        ('"value": 1.0', f'"value": {"7" * 400}', f"holds the number {'7' * 20}..."),
+        ('"value": 1.0', f'"value": {"7" * 9000}', f"holds the number {'7' * 20}..."),
+        ('"value": 1.0', '"value": true', "has no score of accuracy"),
+        ('"failed": false', '"failed": "x"', "has no score of accuracy"),
+        ('"tokens": 9', '"tokens": true', "has no tokens"),
+        ('"tokens": 9', '"tokens": -1', "has -1 tokens"),
+        ('"tokens": 9', '"tokens": 1e3', "has no tokens"),
+        ('"tokens": 9', '"tokens": 99999999999', "has 99999999999 tokens"),
+        ('"text": "', '"group": ' + "[" * 100_000 + ', "text": "', "is no JSON"),
+    ],
+)
+def test_numbers_that_are_none_are_named_and_left_out(
+    run: Path, capsys: pytest.CaptureFixture, old: str, new: str, problem: str
+) -> None:
+    whole = json.dumps(SAMPLES[0])
+    assert old in whole
+    write(run, [whole, whole.replace(old, new, 1)])
+    assert command(run) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"samples.jsonl, line 2: {problem}; it is left out" in printed
+    assert [line["line"] for line in written(run / "rescored.jsonl")] == [1]
+
+
 def test_nothing_is_ever_overwritten(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     before = (run / "samples.jsonl").read_bytes()
     assert command(run) == 0

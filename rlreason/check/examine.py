@@ -76,6 +76,7 @@ def check(config: RunConfig, *, questions: int = 20) -> CheckReport:
     """
     with Scorer(config) as scorer:
         data = load_tasks(config.task, seed=config.seed, eval_questions=config.eval.questions)
+        _try_two(config, scorer, data)
         golds = examine_golds(config, scorer, data)
         examples = _to_attack(golds, SPECS[config.prompt.format], questions)
         trial = _attack(config, scorer, examples)
@@ -84,16 +85,28 @@ def check(config: RunConfig, *, questions: int = 20) -> CheckReport:
     return CheckReport(config, data, golds, trial, reports, _total(config, scorer.main, trial, reports))
 
 
+def _try_two(config: RunConfig, scorer: Scorer, data: TaskData) -> None:
+    """Score two right answers: a reward that is broken fails on them, too, and they cost little time.
+
+    A batch function that never comes back has the time of all its completions, and there may be many golds.
+    """
+    spec = SPECS[config.prompt.format]
+    first = [example for example in data.train if _fits(spec, example.answer)][:2]
+    texts = [spec.render(REASONING, example.answer) for example in first]
+    scorer.check(_score(scorer, first, texts))
+
+
+def _score(scorer: Scorer, examples: Sequence[Example], completions: Sequence[str]) -> list[RubricScore]:
+    ids = [stand_in_ids(text, len(text) // _CHARACTERS_PER_TOKEN) for text in completions]
+    return scorer.score(examples, completions, [""] * len(completions), ids)
+
+
 def _attack(config: RunConfig, scorer: Scorer, examples: Sequence[Example]) -> Trial:
     spec = SPECS[config.prompt.format]
 
     def score(rows: Sequence[int], completions: list[str]) -> list[RubricScore]:
-        ids = [stand_in_ids(text, len(text) // _CHARACTERS_PER_TOKEN) for text in completions]
-        return scorer.score([examples[row] for row in rows], completions, [""] * len(completions), ids)
+        return _score(scorer, [examples[row] for row in rows], completions)
 
-    # A reward that is broken fails on right answers, too, and two of them cost little time.
-    first = [spec.render(REASONING, example.answer) for example in examples[:2]]
-    scorer.check(score(range(len(first)), first))
     found = targets(
         [example.question for example in examples],
         [example.answer for example in examples],
@@ -140,7 +153,9 @@ def _report(config: RunConfig, main: str, trial: Trial, name: str) -> RewardRepo
     verdict = judge(trial, name, judges=True if name == main else None)
 
     def pays(hit: Hit) -> bool:
-        return name == main or (weight > 0 and _is_open(config, gate, hit.shot.score))
+        # Behind a negative weight what is paid costs, but a failure escapes the cost.
+        counts = weight > 0 or (weight < 0 and hit.score.failed)
+        return name == main or (counts and _is_open(config, gate, hit.shot.score))
 
     hits = [hit for hole in verdict.holes for hit in hole.hits]
     return RewardReport(
@@ -169,7 +184,7 @@ def _total(config: RunConfig, main: str, trial: Trial, reports: Sequence[RewardR
     There is nothing to say where only built-in rewards are paid that do not judge answers (their authors know
     it; of a user's own reward that is a hole), and where the total is drawn by lot.
     """
-    paying = [report for report in reports if report.weight > 0]
+    paying = [report for report in reports if report.weight != 0]
     judged = any(report.verdict.judges or ":" in report.verdict.name for report in paying)
     by_lot = config.rewards.get(BY_LOT)
     if not judged or (by_lot is not None and by_lot.weight != 0):

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from rewards.hacks import FIRST, INSIDE, LAST, NEGATED, OUTSIDE, REASONING, WRONG
+from rewards.attacks import FAILS
+from rewards.hacks import ANOTHER, FIRST, INSIDE, LAST, NEGATED, OUTSIDE, REASONING, WRONG
 from rlreason import cli
 from rlreason.check import CheckReport, check, show
 from rlreason.config import RunConfig, load
@@ -200,6 +201,31 @@ def test_rewards_beside_the_answer_may_pay_but_not_outweigh_it(tmp_path: Path) -
     assert "Attacks that earn as much in total as the right answer" in text_of(large)
 
 
+@pytest.mark.parametrize("rewards", [{"accuracy": -1.0}, {"accuracy": -1.0, "think_format": 0.1}])
+def test_a_right_answer_that_is_paid_less_than_none_does_not_pass(
+    tmp_path: Path, rewards: dict[str, float]
+) -> None:
+    report = check(own(tmp_path, rewards), questions=3)
+    assert not report.sound
+    paid = {name for hole in report.beside for name in hole.attacks}
+    assert {"an empty completion", ANOTHER} <= paid
+    assert "Attacks that earn as much in total as the right answer" in text_of(report)
+
+
+def test_a_penalty_may_judge_answers_and_must_not_fail(tmp_path: Path) -> None:
+    reward = tmp_path / "own.py"
+    reward.write_text(
+        "def mistaken(response, example):\n    return float(response.answer != example['answer'])\n"
+        "def escaped(response, example):\n"
+        "    return float(float(response.answer or 1e9) == float(example['answer']))\n"
+    )
+    # A wrong answer costs 1; what is no answer costs it as well.
+    report = check(own(tmp_path, {"accuracy": 1.0, f"{reward}:mistaken": -1.0}), questions=3)
+    assert report.sound, text_of(report)
+    report = check(own(tmp_path, {"accuracy": 2.0, f"{reward}:escaped": -1.0}), questions=3)
+    assert open_holes(report, f"{reward}:escaped") == {FAILS}
+
+
 def test_totals_that_are_drawn_by_lot_are_not_judged(tmp_path: Path) -> None:
     report = check(own(tmp_path, {"accuracy": 1.0, "random": 1.0}))
     assert report.total is None
@@ -318,6 +344,14 @@ def test_a_reward_that_is_broken_is_a_user_error_with_its_traceback(tmp_path: Pa
     reward.write_text("def broken(response, example):\n    return len(example['answer']) / 0\n")
     with pytest.raises(UserError, match=r"broken(.|\n)*ZeroDivisionError(.|\n)*own\.py"):
         check(own(tmp_path, f"{reward}:broken"))
+
+
+def test_a_reward_that_never_answers_is_a_user_error(tmp_path: Path) -> None:
+    reward = tmp_path / "own.py"
+    reward.write_text("import time\ndef hangs(completions, **columns):\n    time.sleep(3600)\n")
+    name = f"{reward}:hangs"
+    with pytest.raises(UserError, match=r"hangs: scoring failed on 2 of 2 .*no value within 1 s"):
+        check(own(tmp_path, {name: {"seconds": 0.5}}, eval={"reward": name}))
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,30 @@ def test_a_trl_function_with_kwargs_gets_everything_as_it_was() -> None:
     assert seen == {"completions": conversations, "prompts": ["p"], "trainer_state": None, "answer": ["1"]}
 
 
+def test_what_only_a_trainer_has_is_stood_in_for() -> None:
+    seen: list[Any] = []
+
+    def logs(
+        completions: list[str], trainer_state: Any, log_extra: Any, log_metric: Any, **kwargs: Any
+    ) -> list[float]:
+        log_extra("text", completions)
+        log_metric("mean", 1.0)
+        seen.append(trainer_state)
+        return [1.0] * len(completions)
+
+    reward = as_reward(logs)
+    said: list[Any] = []
+    assert reward(completions=["a"]) == [1.0]
+    given = {
+        "trainer_state": 7,
+        "log_extra": lambda *a: said.append(a),
+        "log_metric": lambda *a: said.append(a),
+    }
+    assert reward(completions=["a"], **given) == [1.0]
+    assert seen == [None, 7]
+    assert said == [("text", ["a"]), ("mean", 1.0)]
+
+
 def test_an_async_function_is_awaited() -> None:
     async def slow(completions: list[str], **kwargs: Any) -> list[float]:
         await asyncio.sleep(0)

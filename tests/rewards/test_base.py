@@ -103,7 +103,53 @@ def test_a_wrong_length_names_the_column(columns: dict[str, Any], message: str) 
         REWARDS["accuracy"](completions=[RIGHT, WRONG], **columns)
 
 
-@pytest.mark.parametrize("completion", [None, 42, [], [["r"]]])
+def test_the_completion_is_what_the_assistant_said_last() -> None:
+    own, call = {"role": "assistant", "content": RIGHT}, {"role": "assistant", "content": None}
+    tool, user = {"role": "tool", "content": RIGHT}, {"role": "user", "content": RIGHT}
+    conversations = [
+        [own, tool],
+        [own, user],
+        [tool],
+        [user],
+        [],
+        [call, tool],
+        [own, call],
+        [{"content": RIGHT}],
+    ]
+    values = REWARDS["accuracy"](completions=conversations, answer=["42"] * 8)
+    assert values == [1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_reasoning_that_a_server_has_split_off_goes_back_between_its_tags(name: str) -> None:
+    spec = SPECS[name]
+    content = spec.render("r", "42").partition(spec.think_close)[2]
+    message = {"role": "assistant", "reasoning_content": "r", "content": content}
+    reward = REWARDS["think_format"].with_spec(spec)
+    assert reward(completions=[[message]]) == [1.0]
+    assert reward(completions=[[message]], prefill=[f"{spec.think_open}\n"]) == [1.0]
+    assert reward(completions=[[{**message, "reasoning_content": " "}]]) == [0.0]
+    assert reward(completions=[[{**message, "content": spec.render("s", "42")}]]) == [1.0]
+    accuracy = REWARDS["accuracy"].with_spec(spec)
+    assert accuracy(completions=[[message]], answer=["42"]) == [1.0]
+    assert accuracy(
+        completions=[[{**message, "reasoning_content": content, "content": ""}]], answer=["42"]
+    ) == [0.0]
+
+
+def test_parts_of_a_message_are_read_and_others_refused() -> None:
+    def first(content: Any) -> Any:
+        return REWARDS["think_format"](completions=[[{"role": "assistant", "content": content}]])
+
+    half = len(RIGHT) // 2
+    assert first([RIGHT[:half], {"type": "text", "text": RIGHT[half:]}, {"type": "image"}]) == [1.0]
+    assert first(["x"]) == [0.0]
+    for content in (42, [42], [{"text": 42}], [["x"]]):
+        with pytest.raises(ValueError, match="the content of a message must be text or a list of parts"):
+            first(content)
+
+
+@pytest.mark.parametrize("completion", [None, 42, ["r"], [["r"]], [[]], {"role": "assistant"}])
 def test_a_completion_that_is_no_text_is_an_error(completion: Any) -> None:
     with pytest.raises(ValueError, match="a completion must be a string or a list of messages"):
         REWARDS["think_format"](completions=[completion])

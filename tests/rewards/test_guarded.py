@@ -2,11 +2,13 @@
 
 import asyncio
 import math
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
-from rewards import REWARDS, Response, Reward, Score, as_reward
+from rewards import REWARDS, Response, Reward, Rubric, Score, Term, as_reward
 from rewards.guarded import failure, guarded_scores, kind_of
 
 TEXTS = ["a", "bad", "c"]
@@ -75,6 +77,72 @@ def test_a_batch_function_fails_for_all_its_completions() -> None:
     assert {score.reason for score in scores(as_reward(short))} == {
         "ValueError: reward 'short' returned 1 values for 3 completions"
     }
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"a": 1.0, "bad": 1.0, "c": 1.0}, "123", b"123", {1.0, 2.0, 3.0}, (n for n in (1.0, 2.0, 3.0)), range(3),
+        None, 3.0,
+    ],
+    ids=lambda values: type(values).__name__,
+)  # fmt: skip
+def test_a_batch_result_that_is_no_list_is_a_failure(values: Any) -> None:
+    found = scores(as_reward(lambda completions: values, "mine"))
+    assert [score.value for score in found] == [None] * 3
+    assert all(score.failed for score in found)
+    assert f"reward 'mine' returned a {type(values).__name__}, " in found[0].reason
+    assert "return a list of 3 values for 3 completions" in found[0].reason
+
+
+def test_arrays_and_their_scalars_are_numbers() -> None:
+    numpy, torch = pytest.importorskip("numpy"), pytest.importorskip("torch")
+    for values in (
+        [0.5, 1, True], (0.5, 1, True), numpy.array([0.5, 1, 1]), torch.tensor([0.5, 1, 1]),
+        [numpy.array([0.5]), numpy.float32(1), torch.tensor([[1]])], numpy.array([[0.5], [1], [1]]),
+        torch.tensor([0.5, 1, 1], requires_grad=True), [Fraction(1, 2), Decimal(1), numpy.bool_(True)],
+    ):  # fmt: skip
+        found = scores(as_reward(lambda completions, values=values: values, "mine"))
+        assert [score.value for score in found] == [0.5, 1.0, 1.0], values
+    for value in ("1.0", b"1.0", numpy.str_("1.0"), numpy.array([1.0, 2.0]), torch.ones(2), 10**400, 1j):
+        found = scores(as_reward(lambda completions, value=value: [0, value, 0], "mine"))
+        assert [score.failed for score in found] == [False, True, False], value
+    found = scores(as_reward(lambda completions: numpy.array(1.0), "mine"))
+    assert [score.failed for score in found] == [True] * 3
+
+
+def test_what_a_function_does_to_its_arguments_stays_with_it() -> None:
+    def spoils(completions: list[Any], answer: list[str], tests: list[Any]) -> list[float]:
+        answer[:] = ["spoiled"] * 3
+        tests[1]["cases"].clear()
+        completions.clear()
+        return [1.0] * 3
+
+    def spoils_and_fails(completions: list[str]) -> list[float]:
+        completions.clear()
+        raise KeyError("oops")
+
+    def spoils_its_row(response: Response, example: dict[str, Any]) -> float:
+        example["tests"]["cases"].append(example.pop("answer"))
+        return 1.0
+
+    answer, tests = ["1", "2", "3"], [{"cases": [n]} for n in range(3)]
+    rubric = Rubric(
+        [
+            Term("spoils", as_reward(spoils)),
+            Term("fails", as_reward(spoils_and_fails)),
+            Term("row", as_reward(spoils_its_row)),
+            Term("accuracy", REWARDS["accuracy"]),
+        ]
+    )
+    texts = [f"<think>r</think><answer>{gold}</answer>" for gold in answer]
+    for score in rubric.score(texts, columns={"answer": answer, "tests": tests}):
+        assert {name: part.value for name, part in score.parts.items()} == {
+            "spoils": 1.0, "fails": None, "row": 1.0, "accuracy": 1.0,
+        }  # fmt: skip
+    assert len(texts) == 3
+    assert answer == ["1", "2", "3"]
+    assert tests == [{"cases": [n]} for n in range(3)]
 
 
 def test_a_reward_of_our_own_fails_one_completion() -> None:

@@ -8,7 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rewards import REWARDS, SPECS, TagSpec, parse
-from rewards.hacks import ANOTHER, attacks, kind_of, same_answer, wrong_answer
+from rewards.hacks import (
+    ANOTHER,
+    CLOSE,
+    FIRST,
+    HEDGED,
+    NEGATED,
+    WORDS,
+    attacks,
+    kind_of,
+    same_answer,
+    wrong_answer,
+)
 
 GOLDS = [
     "17", "-12", "0", "1", "100", "1500", "3.5", "0.333", "1,234", "1/2", "\\frac{3}{4}", "$29.00", "50%",
@@ -98,6 +109,45 @@ def test_the_attacks_that_were_asked_for_are_there(name: str) -> None:
     assert name in {
         attack.name for attack in [*tried("17", SPECS["think_answer"]), *tried("B", SPECS["think_answer"])]
     }
+
+
+def test_words_of_no_list_stand_beside_the_gold() -> None:
+    found = {attack.name: attack for attack in tried("17", SPECS["think_answer"])}
+    for name, answer, hole, bar in (
+        ("denied in German", "17 falsch", NEGATED, "anything"),
+        ("denied in German, before it", "keineswegs 17", NEGATED, "anything"),
+        ("hedged in German", "17 vielleicht", HEDGED, "anything"),
+        ("a or b in German, right first", "17 oder 24", FIRST, "anything"),
+        ("a nonsense word behind it", "17 blorp", WORDS, "full"),
+        ("a nonsense word on the next line", "17\nblorp", WORDS, "full"),
+    ):
+        attack = found[name]
+        assert (parse(attack.text).answer, attack.hole, attack.bar) == (answer, hole, bar)
+    # In a form whose answer is one line, the next line is no part of it.
+    names = {attack.name for attack in tried("17", SPECS["think_hash"])}
+    assert "a nonsense word on the next line" not in names
+
+
+@pytest.mark.parametrize(
+    ("gold", "expected"),
+    [
+        ("17", ["18", "17.17", "71"]),
+        ("-12", ["-11", "-12.12", "-21"]),
+        ("1500", ["1501", "1515.00", "5100"]),
+        ("100", ["101", "101.00"]),  # 010 is no number that anyone writes
+        ("101", ["102", "102.01", "110"]),
+        ("0", ["1"]),
+        ("7", ["8", "7.07"]),
+        ("3.5", ["3.535"]),
+        ("1,234", ["1246.34", "1,324"]),
+        ("Paris", []),
+    ],
+)
+def test_numbers_that_look_like_the_gold(gold: str, expected: list[str]) -> None:
+    found = [
+        parse(attack.text).answer for attack in tried(gold, SPECS["think_answer"]) if attack.hole == CLOSE
+    ]
+    assert found == expected
 
 
 def test_all_options_are_guessed_or_given() -> None:

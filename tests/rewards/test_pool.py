@@ -366,6 +366,18 @@ def test_what_the_caller_does_wrong_is_said_at_once(pool: WorkerPool, tmp_path: 
         WorkerPool(0)
 
 
+def test_a_function_that_logs_to_its_trainer_runs_in_a_worker(pool: WorkerPool, tmp_path: Path) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text(
+        "def logs(completions, trainer_state, log_extra, log_metric):\n"
+        "    log_extra('a', completions), log_metric('b', 1.0)\n"
+        "    return [float(trainer_state is None)] * len(completions)\n"
+    )
+    reward = pool.reward(f"{source}:logs")
+    assert reward(completions=["a", "b"]) == [1.0, 1.0]
+    assert reward(completions=["a"], log_extra=print, trainer_state=object()) == [1.0]
+
+
 def test_what_cannot_be_loaded_is_said_as_load_reward_says_it(pool: WorkerPool, tmp_path: Path) -> None:
     for name, message in [
         ("acuracy", r"^there is no reward 'acuracy': did you mean 'accuracy'"),
@@ -399,6 +411,19 @@ def test_code_that_fails_when_it_is_loaded_harms_nobody(
         pool.reward(f"{tmp_path / 'mine.py'}:f")
     monkeypatch.undo()
     assert scores(bomb(pool, "fine"), TEXTS, tmp_path / "pids", 20.0) == [ONE] * 3
+
+
+def test_a_batch_function_is_not_called_when_it_is_loaded_and_its_first_call_has_a_limit(
+    pool: WorkerPool, tmp_path: Path
+) -> None:
+    source = tmp_path / "mine.py"
+    source.write_text("import time\ndef hangs(completions, **columns):\n    time.sleep(300)\n")
+    began = time.monotonic()
+    reward = pool.reward(f"{source}:hangs")
+    assert isinstance(reward, PooledReward)
+    assert scores(reward, ["a", "b"], tmp_path / "pids") == [timed_out(2 * BUDGET)] * 2
+    assert time.monotonic() - began < 2 * BUDGET + SLACK
+    assert reward(completions=[]) == []
 
 
 def test_a_script_that_starts_workers_when_it_is_loaded_does_not_multiply(tmp_path: Path) -> None:
