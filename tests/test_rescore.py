@@ -278,7 +278,7 @@ def test_what_a_run_records_can_be_read() -> None:
         0, RenderedPrompt(example, [1], "<think>"), Rollout([1], [2, 3], [0.0, 0.0], "stop"), "so\ud800",
         RubricScore(None, parts), None,
     )  # fmt: skip
-    (record,) = sample_records(1, [one])
+    (record,) = sample_records("grpo", 1, [one])
     problem, read = _parse(to_json(record).encode(), ["accuracy", "other"])
     assert problem == ""
     assert (read["prefill"], read["text"], read["tokens"]) == ("<think>", "so\ud800", 2)

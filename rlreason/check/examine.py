@@ -8,7 +8,7 @@ from rewards.attacks import Hit, Hole, Trial, Verdict, judge, sorted_holes, summ
 from rewards.hacks import ANOTHER
 from rlreason.check.golds import REASONING, Golds, examine_golds
 from rlreason.config import RunConfig
-from rlreason.scoring import Scorer, stand_in_ids
+from rlreason.scoring import Scorer, stand_in_ids, without_own_model
 from rlreason.tasks import TaskData, load_tasks
 from rlreason.types import Example
 
@@ -48,6 +48,7 @@ class CheckReport:
     trial: Trial
     rewards: list[RewardReport]
     total: Verdict | None
+    is_whole: bool = True
 
     @property
     def golds_fail(self) -> bool:
@@ -72,8 +73,10 @@ class CheckReport:
 def check(config: RunConfig, *, questions: int = 20) -> CheckReport:
     """Dry-run the rewards of a config on its own questions: all golds, and attacks on `questions` of them.
 
-    Raises UserError for rewards or questions that cannot be had or do not fit together.
+    A reward that the run has yet to learn is left out. Raises UserError for rewards or questions that cannot
+    be had or do not fit together.
     """
+    asked, config = config, without_own_model(config)
     with Scorer(config) as scorer:
         data = load_tasks(config.task, seed=config.seed, eval_questions=config.eval.questions)
         _try_two(config, scorer, data)
@@ -82,7 +85,8 @@ def check(config: RunConfig, *, questions: int = 20) -> CheckReport:
         trial = _attack(config, scorer, examples)
     names = list(trial.right[0].parts) if trial.right else []
     reports = [_report(config, scorer.main, trial, name) for name in names]
-    return CheckReport(config, data, golds, trial, reports, _total(config, scorer.main, trial, reports))
+    total = _total(config, scorer.main, trial, reports)
+    return CheckReport(config, data, golds, trial, reports, total, is_whole=asked is config)
 
 
 def _try_two(config: RunConfig, scorer: Scorer, data: TaskData) -> None:

@@ -25,6 +25,10 @@ def show(report: CheckReport, console: Console) -> None:
 
 def _parts(report: CheckReport) -> Iterator[RenderableType]:
     yield _head(report)
+    if not report.is_whole:
+        yield line(
+            "learned is left out: its model is made in the run; attack it with check afterwards", "yellow"
+        )
     yield from _golds(report)
     if report.trial.targets:
         yield from _attacks(report)

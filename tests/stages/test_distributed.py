@@ -18,11 +18,10 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("stage", "settings"),
     [
-        ("grpo", {}),
         ("grpo", {"dynamic_sampling": 1, "epochs": 2}),
         ("ppo", {"epochs": 2, "kl": {"coef": 0.1}}),
     ],
-    ids=["grpo", "grpo refilled", "ppo"],
+    ids=["grpo", "ppo"],
 )
 def test_two_processes_equal_one(
     train: Callable[..., Path],
