@@ -39,7 +39,8 @@ class CheckReport:
 
     `total` says which attacks earn as much in total as the right answer; it is None where no reward that is
     paid judges answers, or one is drawn by lot. `beside` are those of its holes that no open hole of a single
-    reward explains: what is paid for something else outweighs the answer.
+    reward explains: what is paid for something else outweighs the answer. `is_whole` is False where a reward
+    was left out that the run has yet to learn.
     """
 
     config: RunConfig
