@@ -34,7 +34,11 @@ from rewards.score import Score
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _KILL_SECONDS = 5.0
 # What registered rewards import with their first completion, whose time budget it should not use up.
-_LIBRARIES = {"accuracy": "math_verify", "reasoning_gym": "reasoning_gym"}
+_LIBRARIES = {
+    "accuracy": "math_verify",
+    "reasoning_gym": "reasoning_gym",
+    "rewards.procedural:ANSWERS": "reasoning_gym",
+}
 _REASON, _PRINTED = 500, 2000  # characters kept
 
 
