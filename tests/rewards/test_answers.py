@@ -13,24 +13,27 @@ from rewards import REWARDS
 GOLDS = [json.loads(line) for line in (Path(__file__).parent / "answers.jsonl").read_text().splitlines()]
 
 
-def values(gold: str, kind: str, answers: list[str]) -> dict[str, float | None]:
+def values(gold: str, kind: str, answers: list[str], question: str | None = None) -> dict[str, float | None]:
     count = len(answers)
+    asked = {} if question is None else {"prompts": [[{"role": "user", "content": question}]] * count}
     given = REWARDS["accuracy"](
         completions=[f"<think>r</think><answer>{answer}</answer>" for answer in answers],
         answer=[gold] * count,
         answer_type=[kind] * count,
+        **asked,
     )
     return dict(zip(answers, given, strict=True))
 
 
 @pytest.mark.parametrize("case", GOLDS, ids=lambda case: f"{case['type']}-{case['gold']}"[:40])
 def test_verdicts(case: dict[str, Any]) -> None:
-    gold, kind = case["gold"], case["type"]
+    gold, kind, question = case["gold"], case["type"], case.get("question")
     if "unreadable" in case:
         assert set(values(gold, kind, [gold, "1"]).values()) == {None}
         return
-    assert {a: v for a, v in values(gold, kind, [gold, *case["right"]]).items() if v != 1.0} == {}
-    assert {a: v for a, v in values(gold, kind, case["wrong"]).items() if v != 0.0} == {}
+    missed = [a for a, v in values(gold, kind, [gold, *case["right"]], question).items() if v != 1.0]
+    paid = [a for a, v in values(gold, kind, case["wrong"], question).items() if v != 0.0]
+    assert (missed, paid) == ([], [])
 
 
 def test_the_table_is_of_a_size() -> None:
