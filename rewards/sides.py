@@ -2,7 +2,7 @@
 
 import re
 
-from rewards.quantity import Quantity, read_quantity, read_unit, same_quantity
+from rewards.quantity import Quantity, read_quantity, read_unit, same_quantity, same_unit
 from rewards.symbolic import TRIALS, Values, read_expression, same_values
 from rewards.text import fold, plain
 from rewards.words import DOUBT, LEADS, Known, may_stand
@@ -92,7 +92,7 @@ def _leads_to(side: str, right: str, known: Known) -> bool:
     number, value = read_quantity(side, known), read_quantity(right, known)
     if number is not None and value is not None and same_quantity(gold=value, predicted=number):
         return True
-    if number is not None and value is not None and number.decimal:
+    if number and value and (number.decimal or not same_unit(number.unit, value.unit)):
         return False
     if fold(side) == fold(right):
         return True

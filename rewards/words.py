@@ -29,11 +29,11 @@ DOUBT = re.compile(
     r"|double|triple|zero|one|two|three|four|five|six|seven|eight|nine|tens?|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|twenty|thirty"
     r"|forty|fifty|sixty|seventy|eighty|ninety|hundreds?|thousands?|[mb]illions?|trillions?|dozens?|pi|sqrt|sin|cos|tan"
     r"|cot|sec|csc|log|ln|exp|infinity|infty"
-    r"|halved?|doubled|tripled|quadrupled?|reciprocals?|inverse|invert(?:ed)?|negat(?:e|ed|ion)|flip(?:ped)?|signs?"
+    r"|halved?|doubled|tripled|quadrupled?|reciprocals?|inverse|invert(?:ed)?|negat(?:e|ed|ion)|flip(?:ped)?"
     r"|reversed?|increased?|decreased?|reduced?|rounded|multipl(?:y|ied)|divide|subtract(?:ed)?|add(?:ed)?"
-    r"|binary|hex|hexadecimal|octal|base|lakhs?|crores?|mln|milliards?|permille|ppm|kilo|gross"
-    r"|nope|reject(?:ed)?|rule[ds]?|impossible|scratch|wait|actually|alternatively|rather|instead|otherwise"
-    r"|too|high|low|unequal|true|correct|right|mistaken?|error|ignore|disregard|exclude[ds]?|without|lacks?"
+    r"|binary|hex|hexadecimal|octal|lakhs?|crores?|mln|milliards?|permille|ppm|kilo|gross"
+    r"|nope|reject(?:ed)?|ruled|impossible|scratch|wait|actually|alternatively|rather|instead|otherwise"
+    r"|too|high|low|unequal|mistaken?|error|ignore|disregard|exclude[ds]?|without|lacks?"
     r"|[ivxlcdm]{2,}"
 )
 
@@ -71,7 +71,8 @@ _COUNTED = """
     digit number integer divisor element subset set pattern triangle circle rectangle polygon side edge
     vertex vertices corner face diagonal angle sphere row column layer shelf shelves stack pile bunch
     string rope ribbon stick rock stone shell star planet city town country countries street road bridge
-    school office store shop altogether total overall left remaining each
+    school office store shop altogether total overall left
+    remaining each old long tall wide deep apart away
 """
 _BETWEEN = frozenset({"per", "of"})
 _LEADS = """
