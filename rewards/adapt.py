@@ -190,12 +190,22 @@ def as_reward(function: Callable[..., Any], name: str | None = None, **options: 
         return function.with_options(**options) if options else function
     name = name or str(getattr(function, "__name__", type(function).__name__))
     parameters = list(inspect.signature(function).parameters.values())
-    plain = [p for p in parameters[:2] if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    if all(p.name not in _BATCH for p in parameters) and len(plain) < 2:
+    batch = any(p.name in _BATCH for p in parameters)
+    first = [] if batch else parameters[:2]
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    unnamed = [p for p in parameters if p.kind is p.POSITIONAL_ONLY and p not in first]
+    if unnamed or not (batch or (len(first) == 2 and all(p.kind in by_place for p in first))):
         raise ValueError(
-            f"reward {name!r} must take (completions, **columns) or (response, example), "
+            f"reward {name!r} must take (completions, **columns), by name, or (response, example), "
             f"not {inspect.signature(function)}"
         )
+    for p in [] if batch else parameters[2:]:
+        required = p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        if required and p.name not in options:
+            raise ValueError(
+                f"reward {name!r} must take (response, example): it has no value for {p.name!r}, so give it "
+                "a default or an option of that name"
+            )
     return FunctionReward(name, function, **options)
 
 

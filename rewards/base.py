@@ -22,8 +22,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 def completion_text(completion: Any, spec: TagSpec, prefill: str = "") -> str:
     """Return what the model wrote: a string as it is, of a conversation the last message of the assistant.
 
-    Messages of others are not the model's; where there is none of its own, that is "". Reasoning that a server
-    has split off (`reasoning_content`) goes back between its tags, unless the content has some. Raises
+    Messages of others are not the model's; where there is none of its own, that is "". Reasoning that a
+    server has split off (`reasoning_content`) goes back between its tags, unless the content has some. Raises
     ValueError for what is neither text nor messages.
     """
     if isinstance(completion, str):
@@ -45,7 +45,7 @@ def completion_text(completion: Any, spec: TagSpec, prefill: str = "") -> str:
 
 
 def message_text(message: Mapping[str, Any]) -> str:
-    """The content of a message as text; of a list of parts, those that are text. Raises ValueError if none."""
+    """The text of a message; of a list of parts, those that are text. Raises ValueError for any other."""
     content = message.get("content")
     if content is None:  # a turn that only calls tools
         return ""

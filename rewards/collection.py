@@ -11,6 +11,7 @@ _MEMBER = re.compile(r"[A-Za-z]\s*(?:\\in(?![A-Za-z])|=)\s*(?=\\?[{(\[])")
 _SEPARATOR = re.compile(r"\s*[,;]\s*(?:(?:and|or)\s+)?|\s+(?:and|or)\s+")
 _SPACED = re.compile(r",\s")
 _THOUSANDS = re.compile(r"(?<=[0-9]),(?=[0-9]{3}(?![0-9]))")
+_ZERO_FIRST = re.compile(r"(?<=[0-9]),0[0-9]{2}(?![0-9])")  # 1,000 is no 1 and 000
 _EMPTY = re.compile(
     r"\\emptyset|\\varnothing|\\?\{\s*\\?\}|(?:the )?empty set|none|no (?:real )?solutions?", re.IGNORECASE
 )
@@ -58,7 +59,7 @@ def _unbraced(text: str) -> str:
 
 def _split(text: str, separator: re.Pattern[str]) -> list[str] | None:
     """Split at the separators outside of brackets; None if a part is blank or a bracket is left open."""
-    if _SPACED.search(text):
+    if _SPACED.search(text) or _ZERO_FIRST.search(text):
         text = _THOUSANDS.sub("", text)
     elements, start, depth, position = [], 0, 0, 0
     while position < len(text):

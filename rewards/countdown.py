@@ -13,6 +13,7 @@ MAX_CHARACTERS = 500
 MAX_DEPTH = 50
 
 _TOKEN = re.compile(r"\s*(?:([0-9]{1,12})(?![0-9.])|(\\times|\\cdot|\\div|[-+*/()]))")
+_INTEGER = re.compile(r"\s*-?[0-9]{1,12}\s*")
 _SPELLING = {"\\times": "*", "\\cdot": "*", "\\div": "/"}
 
 
@@ -90,28 +91,42 @@ class _Parser:
         return value
 
 
-def countdown(response: Response, *, numbers: list[int], target: int) -> Score:
+def countdown(response: Response, *, numbers: Any, target: Any) -> Score:
     """1.0 if the answer uses each of `numbers` exactly once and equals `target`, else 0.0.
 
-    The answer may write its value out behind "="; it must then be the target as well. Abstains where
-    `numbers` or `target` hold anything but whole numbers.
+    The answer may write its value out behind "="; it must then be the target as well. Whole numbers may come
+    as floats or in an array, as pandas has them, and the target as text. Abstains where `numbers` or `target`
+    hold anything else.
     """
-    if not _whole(target) or not isinstance(numbers, list | tuple) or not all(map(_whole, numbers)):
+    given = [_whole(number) for number in numbers] if _is_list(numbers) else [None]
+    whole = int(target) if isinstance(target, str) and _INTEGER.fullmatch(target) else _whole(target)
+    known = [number for number in given if number is not None]
+    if whole is None or len(known) < len(given):
         return Score(None, f"cannot be read: numbers {numbers!r:.80}, target {target!r:.80}")
     if response.answer is None:
         return Score(0.0, f"no answer: {', '.join(response.problems)}")
     expression, equals, stated = plain(response.answer).partition("=")
     result = evaluate(expression)
-    written = evaluate(stated) if equals else (Fraction(target), [])
+    written = evaluate(stated) if equals else (Fraction(whole), [])
     if result is None or written is None:
         return Score(0.0, f"unreadable answer: {response.answer!r:.80}")
     value, used = result
-    if sorted(used) != sorted(numbers):
-        return Score(0.0, f"wrong numbers: uses {sorted(used)}, not {sorted(numbers)}")
-    if value != target or written[0] != target or len(written[1]) > 1:
-        return Score(0.0, f"wrong: {response.answer!r:.80} is {value}, not {target}")
+    if sorted(used) != sorted(known):
+        return Score(0.0, f"wrong numbers: uses {sorted(used)}, not {sorted(known)}")
+    if value != whole:
+        return Score(0.0, f"wrong: {expression.strip()!r:.80} is {value}, not {whole}")
+    if written[0] != whole or len(written[1]) > 1:
+        return Score(0.0, f"wrong: behind '=' stands {stated.strip()!r:.80}, not {whole}")
     return Score(1.0, "correct")
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list | tuple) or (hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1)
+
+
+def _whole(value: Any) -> int | None:
+    """The whole number that a value of Python or numpy is, or None."""
+    value = value.item() if getattr(value, "shape", None) == () else value
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        return None
+    return int(value)

@@ -25,7 +25,10 @@ def failure(error: BaseException) -> Score:
         frames = frames.tb_next  # the reward's author looks for a line of his own
     inner = traceback.extract_tb(frames)[-_FRAMES:]
     said = printable("".join(traceback.format_exception_only(error)).strip())
-    where = f" ({Path(inner[-1].filename).name}, line {inner[-1].lineno})" if inner else ""
+    places = [(inner[-1].filename, inner[-1].lineno)] if inner else []
+    if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
+        places = [(error.filename, error.lineno)]  # where it is, not where it was loaded
+    where = "".join(f" ({Path(name).name}, line {number})" for name, number in places)
     reason = f"{said.splitlines()[-1]:.300}{where}"
     return Score(None, reason, failed=True, trace="".join([*traceback.format_list(inner), said])[-4000:])
 

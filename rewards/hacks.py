@@ -302,7 +302,7 @@ def _alike(gold: str) -> Iterator[tuple[str, str]]:
     if value := Decimal(gold.replace(",", "")):
         yield "a number 1 % larger", f"{value * Decimal('1.01'):f}"
     for place in range(len(gold) - 1):
-        a, b = gold[place : place + 2]
+        a, b = gold[place], gold[place + 1]
         if a != b and (a + b).isdigit() and (b != "0" or gold[:place].strip("-")):
             yield "two digits swapped", gold[:place] + b + a + gold[place + 2 :]
             return

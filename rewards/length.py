@@ -15,6 +15,7 @@ def length_cosine(
     answer: Any,
     completion_ids: Any,
     answer_type: str | None = None,
+    prompts: Any = None,
     max_tokens: int | None = None,
     right_short: float = 2.0,
     right_long: float = 1.0,
@@ -48,7 +49,7 @@ def length_cosine(
             f"reward 'length_cosine': with {listed}, being wrong or too long could earn more than 0 or than "
             "being right: none of the last three may be above 0 or above one of the first two"
         )
-    judged = accuracy(response, answer=answer, answer_type=answer_type)
+    judged = accuracy(response, answer=answer, answer_type=answer_type, prompts=prompts)
     if judged.value is None:
         return judged
     if tokens >= longest:

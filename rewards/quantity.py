@@ -8,7 +8,10 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rewards.words import UNITS, Known, between, may_stand, names
+
 MAX_CHARACTERS = 2000
+MAX_DIGITS = 1500  # of a power that is worked out
 ROUNDED = Fraction(
     1, 10**12
 )  # relative: 0.3333333333333333, as a computer prints 1/3, is 1/3; 0.333333 is not
@@ -39,33 +42,20 @@ _QUANTITY = re.compile(
 _CURRENCY = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen"}
 # A short word is a unit only if it is one that is known: "5 xy" is a product.
 _SHORT = r"mm|cm|km|in|ft|yd|mi|mg|kg|lbs?|oz|ml|hrs?|min|sec|ms|mph|kph|am|pm"
-_WORD = re.compile(rf"({_SHORT}|[mghls]|[a-z]{{3,}})(?:/([a-z]+))?(?:\^?\{{?([23])\}}?)?")
+_WORD = re.compile(rf"({_SHORT}|[mghls]|[^\W\d_]{{3,}})(?:/([a-z]+))?(?:\^?\{{?([23])\}}?)?")
 _SCALE = re.compile(r"\s*(hundred|thousand|million|billion|trillion)\b", re.IGNORECASE)
 _SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _ATTACHED = re.compile(rf"(?:{_SHORT})(?![a-z])")
 _GAP = re.compile(r"\A\s*,|,\s*(?:,|\Z)")
-# Words that change the value of a number beside them, take it back, hedge it, or add another.
-DOUBT = re.compile(
-    r"or|and|not?|nor|never|none|neither|cannot|isn|isnt|wrong|incorrect|invalid|false|untrue|opposite|unless|except"
-    r"|if|but|either|maybe|perhaps|guess|unsure|unknown|doubt|about|around|approx|almost|nearly|ish|circa|to|than"
-    r"|probably|possibly|likely|unlikely|hopefully|supposedly|presumably|roughly|approximately|hardly|(?:wrong|false)ly"
-    r"|through|until|between|versus|least|most|more|less|fewer|over|under|above|below|plus|minus|times|divided|by"
-    r"|squared|cubed|factorial|mod|modulo|choose|remainder|power|root|percent|negative|positive|hal(?:f|ves)|thirds?"
-    r"|quarters?|fourths?|fifths?|sixths?|sevenths?|eighths?|ninths?|tenths?|hundredths?|thousandths?|once|twice|thrice"
-    r"|double|triple|zero|one|two|three|four|five|six|seven|eight|nine|tens?|eleven|twelve|(?:thir|four|fif|six|seven|eigh|nine)teen|twenty|thirty"
-    r"|forty|fifty|sixty|seventy|eighty|ninety|hundreds?|thousands?|[mb]illions?|trillions?|dozens?|pi|sqrt|sin|cos|tan"
-    r"|cot|sec|csc|log|ln|exp|infinity|infty"
+_POWERS = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+_IN_ALL = re.compile(r"(?<=\s)in (?:total|all)\s*\Z")
+_TEMPERATURE = re.compile(r"(?<=degrees)\s*([cfk])(?![a-z])")
+_TEMPERATURES = {"c": " celsius", "f": " fahrenheit", "k": " kelvin"}
+# A power that is all there is, but for a unit, is a way to write a number.
+_POWER = re.compile(
+    r"([-+]?\s*)(?P<base>[0-9]{1,4})\s*(?:\^|\*\*)\s*"
+    r"(?:\{\s*(-?[0-9]{1,3})\s*\}|\(\s*(-?[0-9]{1,3})\s*\)|(-?[0-9]{1,3}))(?=\s*\Z|\s+[A-Za-z])"
 )
-_ALIASES = {
-    "usd": "dollar", "eur": "euro", "gbp": "pound",
-    "in": "inch", "inche": "inch", "feet": "foot", "ft": "foot", "yd": "yard", "mi": "mile", "lb": "pound",
-    "oz": "ounce", "hr": "hour", "h": "hour", "min": "minute", "sec": "second", "s": "second",
-    "mph": "mile hour", "kph": "km hour", "msec": "ms", "millisecond": "ms",
-}  # fmt: skip
-_POWERS = {"square": "2", "cubic": "3"}
-_METRIC = {"kilo": "k", "centi": "c", "milli": "m", "": ""}
-_STEMS = {"meter": "m", "metre": "m", "gram": "g", "liter": "l", "litre": "l"}
-_ALIASES |= {p + s: _METRIC[p] + _STEMS[s] for p in _METRIC for s in _STEMS}
 
 
 @dataclass(frozen=True)
@@ -80,8 +70,12 @@ class Quantity:
     decimal: bool = False
 
 
-def read_quantity(text: str) -> Quantity | None:
-    """Read `text` (as `rewards.text.plain` returns it) as one number, or return None."""
+def read_quantity(text: str, known: Known = None) -> Quantity | None:
+    """Read `text` (as `rewards.text.plain` returns it) as one number, or return None.
+
+    `known` are the words that an answer may have; for a gold answer, None, any are a unit and a power is an
+    expression.
+    """
     if len(text) > MAX_CHARACTERS:
         return None
     text = text.strip()
@@ -89,11 +83,13 @@ def read_quantity(text: str) -> Quantity | None:
         text = text[1:-1]
     text = _TEX_FRACTION.sub(_slashed, text).lstrip()
     text = _POWER_OF_TEN.sub(lambda m: f"e{m[1] or m[2] or m[3]}", text)
+    if known is not None:
+        text = _POWER.sub(lambda m: _worked_out(m, known), text, count=1) if _POWER.match(text) else text
     match = _QUANTITY.fullmatch(text)
     if match is None or (match["sign"] and match["sign_behind"]):
         return None
     scale = _SCALE.match(match["tail"])
-    unit = read_unit(match["tail"][scale.end() :] if scale else match["tail"])
+    unit = read_unit(match["tail"][scale.end() :] if scale else match["tail"], known)
     if unit is None or (unit and match["currency"]):
         return None
     value = _value(match)
@@ -105,6 +101,17 @@ def read_quantity(text: str) -> Quantity | None:
         value = -value
     unit = frozenset({_CURRENCY[match["currency"]]}) if match["currency"] else unit
     return Quantity(value, unit, decimal="." in match["top"] and not (match["bottom"] or _repeat(match)))
+
+
+def _worked_out(match: re.Match[str], known: frozenset[str]) -> str:
+    """Return 2^{10} as 1024; as it is where the question has it, or where it is no more than its base."""
+    base, exponent = int(match["base"]), int(match[3] or match[4] or match[5])
+    if base < 2 or exponent in (0, 1) or f"{base}^{exponent}" in known:
+        return match.group()
+    if base == 10:
+        return f"{match[1]}1e{exponent}"
+    power = str(base ** abs(exponent)) if abs(exponent) * len(str(base)) <= MAX_DIGITS else ""
+    return match.group() if not power else f"{match[1]}{power if exponent > 0 else f'1/{power}'}"
 
 
 def _slashed(match: re.Match[str]) -> str:
@@ -140,57 +147,69 @@ def _digits(text: str) -> Fraction:
     return Fraction(re.sub("[, '_]", "", text))
 
 
-def read_unit(tail: str) -> frozenset[str] | None:
-    """Return the unit that the text behind a number names, or None if it is more than a unit."""
+def read_unit(tail: str, known: Known = None) -> frozenset[str] | None:
+    """Return the unit that the text behind a number names, or None if it is more than a unit.
+
+    Every word must be of the closed vocabulary or of `known`; where `known` is None any may be.
+    """
     if _GAP.search(tail):  # "12, , cm" and "12, cm" leave something out
         return None
-    words = tail.casefold().replace(",", " ").split()
+    folded = _TEMPERATURE.sub(lambda m: _TEMPERATURES[m[1]], tail.casefold())
+    words = _IN_ALL.sub("total", folded).replace(",", " ").split()
     if not words:
         return frozenset()
     if words in (["%"], ["percent"], ["per", "cent"]):
         return frozenset("%")
     if len(words) == 1 and words[0] in _CURRENCY:
         return frozenset({_CURRENCY[words[0]]})
-    attached = not tail[0].isspace() and not _ATTACHED.match(tail.casefold())
-    if attached or len(words) > 5:
+    attached = not tail[0].isspace() and not _ATTACHED.match(folded)
+    if attached or len(words) > 5 or "\n" in tail or between(words[0]) or between(words[-1]):
         return None
     unit: set[str] = set()
     power = ""
     for word in words:
-        match = _WORD.fullmatch(word)
-        if match is None or any(part and DOUBT.fullmatch(part) for part in match.groups()):
-            return None
-        power = match[3] or power  # 25 cm^2 and 25 cm^3 share no word
+        if between(word):
+            continue
         if word in _POWERS and word != words[-1]:
             power = _POWERS[word]
             continue
-        unit.update(name + power for part in match.groups()[:2] if part for name in _names(part))
+        match = _WORD.fullmatch(word)
+        parts = [part for part in match.groups()[:2] if part] if match else []
+        if match is None or not all(may_stand(part, known) for part in parts):
+            return None
+        power = match[3] or power  # 25 cm^2 and 25 cm^3 share no word
+        unit.update(name + power for part in parts for name in names(part))
         power = ""
     return frozenset(unit)
 
 
-def _names(word: str) -> list[str]:
-    """Return one spelling for the short and the long name of a unit, and for singular and plural."""
-    if len(word) > 2:
-        word = word.removesuffix("s")
-    words = _ALIASES.get(word, word).split()
-    return [name.rstrip("es") if len(name) > 3 else name for name in words]
+def same_unit(one: frozenset[str], other: frozenset[str]) -> bool:
+    """Whether two units do not contradict each other: measures are the same, else a word is.
 
-
-def same_quantity(*, gold: Quantity, predicted: Quantity) -> bool:
-    """Whether two quantities are equal.
-
-    A unit that only one of them names says nothing, and two that share no word contradict each other. A
-    percent sign may be the unit of a bare gold (50 for 50%) or part of the value (0.5 for 50%).
+    A unit that only one of them names says nothing.
     """
-    if gold.unit and predicted.unit and not gold.unit & predicted.unit:
+    if not one or not other:
+        return True
+    measures = [{name for name in unit if name.rstrip("23") in UNITS} for unit in (one, other)]
+    return measures[0] == measures[1] if all(measures) else bool(one & other)
+
+
+def same_quantity(*, gold: Quantity, predicted: Quantity, in_percent: bool = False) -> bool:
+    """Whether two quantities are equal, and their units do not contradict each other.
+
+    A percent sign is part of the value (50% for 0.5), and so it is no unit of a bare gold (42% for 42) unless
+    it is known that the answer is `in_percent`. That of the gold may be left out: 50 for 50%.
+    """
+    if not same_unit(gold.unit, predicted.unit):
         return False
+    percent = frozenset("%")
+    if predicted.unit == percent and not gold.unit:
+        # 42 is 42% where percent are asked for, and there 4200% is a hundred times too much.
+        value = _equal(gold, predicted, Fraction(100)) and not (in_percent and abs(gold.value) > 1)
+        return value or (in_percent and _equal(gold, predicted, Fraction(1)))
     if _equal(gold, predicted, Fraction(1)):
         return True
-    percent = frozenset("%")
-    if gold.unit == percent and not predicted.unit:
-        return _equal(gold, predicted, Fraction(1, 100))
-    return predicted.unit == percent and not gold.unit and _equal(gold, predicted, Fraction(100))
+    return gold.unit == percent and not predicted.unit and _equal(gold, predicted, Fraction(1, 100))
 
 
 def _equal(gold: Quantity, predicted: Quantity, scale: Fraction) -> bool:

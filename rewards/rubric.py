@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 from rewards.base import Reward, nearest
@@ -18,7 +19,8 @@ class Term:
 
     With a `gate`, it counts only where the term of that name has full marks. `clip` bounds what it counts,
     from below and above, before it is weighted. `seconds` is the time budget of a completion in the workers
-    of a pool; a reward that does not run there is not bounded.
+    of a pool; a reward that does not run there is not bounded. Raises ValueError for a weight or time that is
+    no finite number, a time that is not above 0, and a clip that is not two finite numbers, the lower first.
     """
 
     name: str
@@ -27,6 +29,28 @@ class Term:
     gate: str | None = None
     clip: tuple[float, float] | None = None
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_finite(self.weight):
+            raise ValueError(f"the weight of {self.name!r} is {self.weight!r}: give a finite number")
+        clip = self.clip
+        if clip is not None and not (
+            isinstance(clip, list | tuple)
+            and len(clip) == 2
+            and all(map(_is_finite, clip))
+            and clip[0] < clip[1]
+        ):
+            raise ValueError(
+                f"the clip of {self.name!r} is {clip!r}: give two finite numbers, the lower one first"
+            )
+        if self.seconds is not None and not (_is_finite(self.seconds) and self.seconds > 0):
+            raise ValueError(
+                f"the seconds of {self.name!r} are {self.seconds!r}: give a number above 0, or None"
+            )
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @dataclass(frozen=True)
@@ -48,7 +72,7 @@ class Rubric:
     A gate is open where its term's value is at least 1 and that term's own gate is open. Where a term that
     counts abstains, or a gate does, the total abstains; terms of weight 0 are only reported. A time-out
     counts as 0, or where the term has a clip as the worse end of it. Raises ValueError for a name given
-    twice, a weight or clip that is not finite, and a gate that is unknown or circular.
+    twice, and a gate that is unknown or circular.
     """
 
     def __init__(self, terms: Sequence[Term]) -> None:
@@ -57,12 +81,6 @@ class Rubric:
             if count > 1:
                 raise ValueError(f"the rubric has {count} terms named {name!r}: rename one")
         for term in terms:
-            if not math.isfinite(term.weight):
-                raise ValueError(f"the weight of {term.name!r} is {term.weight}: give a finite number")
-            if term.clip is not None and not -math.inf < term.clip[0] < term.clip[1] < math.inf:
-                raise ValueError(
-                    f"the clip of {term.name!r} is {term.clip}: give two finite numbers, the lower one first"
-                )
             seen = [term.name]
             while (gate := self.terms[seen[-1]].gate) is not None:
                 if gate not in self.terms:

@@ -5,7 +5,8 @@ import unicodedata
 from functools import lru_cache
 
 _SPELLINGS = {
-    "\u2212": "-", "\u2013": "-", "\u2010": "-", "\u00f7": "/", "\u2044": "/", "\u2215": "/", "\u2019": "'",
+    "\u2212": "-", "\u2013": "-", "\u2010": "-", "\u2014": "-", "\u00f7": "/", "\u2044": "/", "\u2215": "/",
+    "\u2019": "'",
     "\u00d7": "\\times ", "\u00b7": "\\cdot ", "\u22c5": "\\cdot ", "\u221a": "\\sqrt ", "\u221e": "\\infty ",
     "\u00b1": "\\pm ", "\u2208": "\\in ", "\u2205": "\\emptyset ", "\u00b0": " degrees", "\u202f": " ",
     "\u2009": " ", "\u03b1": "\\alpha ", "\u03b2": "\\beta ", "\u03b3": "\\gamma ", "\u03b4": "\\delta ",
@@ -24,6 +25,7 @@ _SUPERSCRIPTS = str.maketrans(
     "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079\u207b", "0123456789-"
 )
 _SUPERSCRIPT = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")
+_ROOT_OF_DIGITS = re.compile(r"\u221a\s*([0-9]{2,})(?![0-9.!^A-Za-z])")
 _FOREIGN = re.compile(r"[^\x00-\x7f]")
 _SAME_CHARACTER = ("<wide>", "<narrow>", "<font>", "<noBreak>")
 _DEGREES = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ)(?![A-Za-z])")
@@ -89,6 +91,7 @@ def plain(text: str) -> str:
     if not text.isascii():
         text = _SUPERSCRIPT.sub(_power, _INVISIBLE.sub("", text))
         text = _FOREIGN.sub(lambda match: _in_ascii(match.group()), text)
+        text = _ROOT_OF_DIGITS.sub(r"\\sqrt{\1}", text)
     text = unwrap(text)
     if text.startswith(("~", "\\sim")):  # "about"; elsewhere ~ is a space
         return text

@@ -34,7 +34,11 @@ from rewards.score import Score
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _KILL_SECONDS = 5.0
 # What registered rewards import with their first completion, whose time budget it should not use up.
-_LIBRARIES = {"accuracy": "math_verify", "reasoning_gym": "reasoning_gym"}
+_LIBRARIES = {
+    "accuracy": "math_verify",
+    "reasoning_gym": "reasoning_gym",
+    "rewards.procedural:ANSWERS": "reasoning_gym",
+}
 _REASON, _PRINTED = 500, 2000  # characters kept
 
 
@@ -137,6 +141,7 @@ class Runner:
         self._replies = replies
         self._rewards: dict[Any, Reward] = {}
         self._printed = _Tail()
+        self._environments: dict[str, dict[str, str]] = {}
 
     def run(self, memory: int) -> None:
         for descriptor in (self._requests, self._replies):
@@ -163,7 +168,7 @@ class Runner:
             if "setup" in asked:
                 return _set_up(**asked["setup"])
             os.chdir(asked["folder"])
-            reward = self._reward(asked["reward"])
+            reward = self._reward(asked["reward"])  # with the environment that it was loaded in
         except (Exception, SystemExit) as error:
             self._reply(error=self._fields(failure(error)))
             return
@@ -181,11 +186,16 @@ class Runner:
     def _reward(self, key: Any) -> Reward:
         from rewards import load_reward
 
+        name, args, spec = pickle.loads(key)
+        # What code sets when it is loaded, it finds again in every request. Other rewards do not see it, and
+        # nobody what a call has set.
+        home = name.rpartition(":")[0]
+        _restore(self._environments.get(home) or self._environments.setdefault("", dict(os.environ)))
         if key not in self._rewards:
-            name, args, spec = pickle.loads(key)
             self._rewards[key] = load_reward(name, args, spec)
             if name in _LIBRARIES:
                 importlib.import_module(_LIBRARIES[name])
+            self._environments.setdefault(home, dict(os.environ))
         return self._rewards[key]
 
     def _fields(self, score: Score) -> dict[str, Any]:
@@ -245,6 +255,15 @@ def _set_up(path: list[str], environment: dict[str, str | None]) -> None:
         if value is None:
             os.environ.pop(name, None)
         else:
+            os.environ[name] = value
+
+
+def _restore(environment: dict[str, str]) -> None:
+    """Make the environment what it was; nothing is written where nothing has changed."""
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
+    for name, value in environment.items():
+        if os.environ.get(name) != value:
             os.environ[name] = value
 
 

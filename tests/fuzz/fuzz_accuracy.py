@@ -202,6 +202,10 @@ def readings(text: str, values: set[Fraction]) -> set[Fraction]:
     if re.search(r"10\s*(?:\^|\*\*)|[0-9.]e", text):
         exponents = [int(b) for b in values if b.denominator == 1 and b < 1000]
         values = values | {a * Fraction(10) ** sign for a in values for b in exponents for sign in (b, -b)}
+    if re.search(r"\^|\*\*", text):
+        whole = [int(value) for value in values if value.denominator == 1 and 1 < value < 10_000]
+        powers = {Fraction(a) ** b for a in whole for b in whole if b < 64}
+        values = values | powers | {1 / power for power in powers} | {Fraction(1, a) for a in whole}
     scales = [Fraction(SCALES[word]) for word in SCALES if word in text]
     if re.search("%|per ?cent", text):
         scales += [Fraction(100), Fraction(1, 100)]

@@ -149,8 +149,31 @@ def test_an_error_inside_the_function_is_not_hidden() -> None:
 
 
 def test_another_signature_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"must take \(completions, \*\*columns\) or \(response, example\)"):
+    with pytest.raises(
+        ValueError, match=r"must take \(completions, \*\*columns\), by name, or \(response, example\)"
+    ):
         as_reward(lambda text: 1.0, "lonely")
+
+
+def test_what_could_never_be_called_is_refused() -> None:
+    def extra(response: Response, example: dict[str, Any], extra: float) -> float:
+        return extra
+
+    def named(response: Response, example: dict[str, Any], *, extra: float) -> float:
+        return extra
+
+    def by_place(completions: list[str], /, **columns: Any) -> list[float]:
+        return [1.0] * len(completions)
+
+    for function in (extra, named):
+        with pytest.raises(
+            ValueError, match=r"it has no value for 'extra', so give it a default or an option"
+        ):
+            as_reward(function)
+        assert as_reward(function, extra=0.5)(completions=["a"]) == [0.5]
+    with pytest.raises(ValueError, match=r"'by_place' must take \(completions, \*\*columns\), by name"):
+        as_reward(by_place)
+    assert as_reward(lambda response, example, /, *more, **named: 1.0)(completions=["a"]) == [1.0]
 
 
 @pytest.fixture

@@ -46,6 +46,34 @@ def test_countdown(answer: str, numbers: object, target: object, expected: float
     assert value(answer, numbers, target) == expected
 
 
+def test_numbers_as_tables_give_them() -> None:
+    numpy = pytest.importorskip("numpy")
+    answer = "2*3+7"
+    for target in (13, 13.0, "13", " 13 ", numpy.int64(13), numpy.float32(13)):
+        assert value(answer, [2, 3, 7], target) == 1.0
+    for numbers in ([2.0, 3.0, 7.0], (2, 3, 7), numpy.array([2, 3, 7]), numpy.array([2.0, 3.0, 7.0])):
+        assert value(answer, numbers, 13) == 1.0
+    for target in ("13.5", "x", "", 13.5, float("nan"), float("inf"), True, [13], numpy.array([13])):
+        assert value(answer, [2, 3, 7], target) is None
+    for numbers in ([2.5, 3, 7], [True, 3, 7], "237", numpy.array(7), numpy.array([[2, 3, 7]]), {2: 3}):
+        assert value(answer, numbers, 13) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ("2*3+7 = 14", "wrong: behind '=' stands '14', not 13"),
+        ("2*3+7 = 2*3+7", "wrong: behind '=' stands '2*3+7', not 13"),
+        ("2*7+3 = 17", "wrong: '2*7+3' is 17, not 13"),
+        ("2*3", "wrong numbers: uses [2, 3], not [2, 3, 7]"),
+    ],
+)
+def test_the_reason_says_what_is_wrong(answer: str, reason: str) -> None:
+    completion = f"<think>r</think><answer>{answer}</answer>"
+    columns = {"numbers": [[2, 3, 7]], "target": ["13"]}
+    assert REWARDS["countdown"].scores(completions=[completion], **columns)[0].reason == reason
+
+
 expressions = st.recursive(
     st.integers(0, 99).map(str),
     lambda inner: st.tuples(inner, st.sampled_from("+-*/"), inner).map(lambda t: f"({t[0]} {t[1]} {t[2]})"),

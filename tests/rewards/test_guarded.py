@@ -82,8 +82,8 @@ def test_a_batch_function_fails_for_all_its_completions() -> None:
 @pytest.mark.parametrize(
     "values",
     [
-        {"a": 1.0, "bad": 1.0, "c": 1.0}, "123", b"123", {1.0, 2.0, 3.0}, (n for n in (1.0, 2.0, 3.0)), range(3),
-        None, 3.0,
+        {"a": 1.0, "bad": 1.0, "c": 1.0}, "123", b"123", {1.0, 2.0, 3.0}, (n for n in (1.0, 2.0, 3.0)),
+        range(3), None, 3.0,
     ],
     ids=lambda values: type(values).__name__,
 )  # fmt: skip

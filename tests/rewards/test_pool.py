@@ -351,6 +351,35 @@ def test_options_forms_prefills_and_columns_reach_the_worker(tmp_path: Path) -> 
         assert theirs(completions=[], prefill=[], more=[]) == []
 
 
+def test_a_reward_finds_its_own_environment_and_folder_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "setter.py").write_text(
+        "import os\n"
+        "os.environ['OF_SETTER'] = 'kept'\n"
+        "def first(response, example):\n"
+        "    right = os.environ.get('OF_SETTER') == 'kept' and 'HOME' in os.environ\n"
+        "    right = right and 'OF_CALL' not in os.environ\n"
+        f"    right = right and os.getcwd() != {str(tmp_path / 'elsewhere')!r}\n"
+        f"    os.chdir({str(tmp_path / 'elsewhere')!r})\n"
+        "    os.environ.update(OF_SETTER='changed', OF_CALL='leaks')\n"
+        "    del os.environ['HOME']\n"
+        "    return float(right)\n"
+        "def second(response, example):\n"
+        "    return first(response, example)\n"
+    )
+    (tmp_path / "other.py").write_text(
+        "import os\n"
+        "def reward(response, example):\n"
+        "    own = not {'OF_SETTER', 'OF_CALL'} & set(os.environ) and 'HOME' in os.environ\n"
+        f"    return float(own and os.getcwd() != {str(tmp_path / 'elsewhere')!r})\n"
+    )
+    with WorkerPool(1) as pool:
+        first, second = (pool.reward(f"{tmp_path / 'setter.py'}:{name}") for name in ("first", "second"))
+        other = pool.reward(f"{tmp_path / 'other.py'}:reward")
+        for reward in (first, other, second, first, other, second):
+            assert reward(completions=["a"]) == [1.0], reward
+
+
 def test_what_the_caller_does_wrong_is_said_at_once(pool: WorkerPool, tmp_path: Path) -> None:
     source = tmp_path / "mine.py"
     source.write_text("def needs(completions, solution, **columns):\n    return [0.0] * len(completions)\n")
@@ -398,7 +427,7 @@ def test_what_cannot_be_loaded_is_said_as_load_reward_says_it(pool: WorkerPool, 
         ("import sys; sys.exit(1)", r"SystemExit: 1"),
         ("import os; os.kill(os.getpid(), 9)", r"was killed by SIGKILL while it loaded the reward"),
         ("import time; time.sleep(300)", r"not loaded within 0.5 s"),
-        ("def f(:", r"SyntaxError"),
+        ("x = 1\ndef f(:", r"^SyntaxError: [^\n]* \(mine\.py, line 2\)\n"),
     ],
 )
 def test_code_that_fails_when_it_is_loaded_harms_nobody(

@@ -1,12 +1,14 @@
 """reasoning_gym: the generators' own verifiers, and what they must never be shown."""
 
 import sys
+import threading
 import time
 from typing import Any
 
 import pytest
 
 from rewards import REWARDS
+from rewards.process import WorkerProcess
 
 reasoning_gym = pytest.importorskip("reasoning_gym")
 
@@ -39,7 +41,8 @@ def test_the_known_right_answer_scores_1(dataset: str) -> None:
 
 
 @pytest.mark.parametrize("dataset", ["string_insertion", "spiral_matrix", "binary_matrix", "n_queens"])
-def test_an_answer_is_never_run(dataset: str) -> None:
+def test_an_answer_is_never_run(dataset: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WorkerProcess, "forbidden", True)  # in this process, where it would be seen
     entry = reasoning_gym.create_dataset(dataset, seed=5, size=1)[0]
     for answer in (
         "__import__('sys').modules.__setitem__('was_run', 1)",
@@ -65,6 +68,28 @@ def test_bombs_for_the_symbolic_verifiers_come_back_fast(dataset: str, answer: s
     assert time.perf_counter() - start < 5
 
 
+@pytest.mark.parametrize("threaded", [False, True], ids=["main", "thread"])
+@pytest.mark.parametrize(
+    ("dataset", "answer"),
+    [("simple_integration", "(x+1)**999 + C"), ("propositional_logic", "\u00ac" * 3000 + "P")],
+)
+def test_a_verifier_that_takes_long_is_stopped_where_it_is_called(
+    monkeypatch: pytest.MonkeyPatch, dataset: str, answer: str, threaded: bool
+) -> None:
+    monkeypatch.setattr("rewards.procedural.SECONDS", 0.5)
+    entry = reasoning_gym.create_dataset(dataset, seed=5, size=1)[0]
+    found: list[float | None] = []
+    work = threading.Thread(target=lambda: found.append(value(answer, dataset, entry)))
+    start = time.perf_counter()
+    work.start() if threaded else work.run()
+    if threaded:
+        work.join(30)
+    assert found == [0.0]
+    assert time.perf_counter() - start < 5
+    item = reasoning_gym.create_dataset("chain_sum", seed=5, size=1)[0]
+    assert value(item["answer"], "chain_sum", item) == 1.0
+
+
 def test_a_list_still_earns_what_the_verifier_gives_it() -> None:
     entry = reasoning_gym.create_dataset("spiral_matrix", seed=5, size=1)[0]
     assert value(f"[{', '.join(entry['answer'].split())}]", "spiral_matrix", entry) == 0.1
@@ -82,6 +107,7 @@ def test_a_verifier_that_fails_on_the_right_answer_too_is_an_error(monkeypatch: 
         return float(int(answer) == int(entry["answer"]))
 
     monkeypatch.setattr("rewards.procedural._verifier", lambda name, params: verify)
+    monkeypatch.setattr(WorkerProcess, "forbidden", True)  # as in a worker
     assert value("7", "any", {"answer": "7"}) == 1.0
     assert value("seven", "any", {"answer": "7"}) == 0.0
     with pytest.raises(ValueError, match="invalid literal"):

@@ -1,5 +1,6 @@
 """Weights, gates and abstentions."""
 
+import math
 from typing import Any
 
 import pytest
@@ -185,3 +186,23 @@ def test_a_rubric_that_makes_no_sense_is_refused(
 def test_a_clip_that_makes_no_sense_is_refused(clip: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match=r"clip of 'a' is .*the lower one first"):
         Rubric([Term("a", column("a"), clip=clip)])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"clip": (0,)}, r"the clip of 'mine' is \(0,\): give two finite numbers"),
+        ({"clip": (1, 0)}, r"the clip of 'mine' is \(1, 0\)"),
+        ({"clip": 1}, r"the clip of 'mine' is 1"),
+        ({"clip": ("0", "1")}, r"the clip of 'mine'"),
+        ({"weight": "1"}, r"the weight of 'mine' is '1': give a finite number"),
+        ({"weight": None}, r"the weight of 'mine' is None"),
+        ({"seconds": -1}, r"the seconds of 'mine' are -1: give a number above 0, or None"),
+        ({"seconds": 0}, r"the seconds of 'mine' are 0"),
+        ({"seconds": math.nan}, r"the seconds of 'mine' are nan"),
+        ({"seconds": "5"}, r"the seconds of 'mine' are '5'"),
+    ],
+)
+def test_a_term_that_makes_no_sense_is_named(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Term("mine", REWARDS["think_format"], **wrong)
