@@ -368,7 +368,7 @@ def accuracy(
     known = known_words(gold, question_of(prompts))
     equal = compare(response.answer, known)
     if equal is None:
-        word = unknown_word(plain(response.answer), known)
+        word = unknown_word(plain(response.answer), known) if kind != "choice" else None
         unknown = f": {word!r} is no known unit and in no question" if word else ""
         return Score(0.0, f"unreadable answer: {response.answer!r:.80}{unknown}")
     return Score(1.0, "correct") if equal else Score(0.0, f"wrong: {response.answer!r:.80}, not {gold!r:.80}")

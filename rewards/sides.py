@@ -5,7 +5,7 @@ import re
 from rewards.quantity import Quantity, read_quantity, read_unit, same_quantity, same_unit
 from rewards.symbolic import TRIALS, Values, read_expression, same_values
 from rewards.text import fold, plain
-from rewards.words import DOUBT, LEADS, Known, may_stand
+from rewards.words import ARTICLES, DOUBT, LEADS, Known, may_stand
 
 _LEAD_IN = re.compile(
     r"[*_]{0,2}(?:(?:so|thus|hence|therefore)\b,?\s+)?(?:it(?:\s+is|'s)\b:?\s*|"
@@ -14,12 +14,13 @@ _LEAD_IN = re.compile(
     r"(?:[*_]{0,2}\s*:[*_]{0,2}|\s+(?:is|equals)\b:?(?:\s+option\b)?)\s*)",
     re.IGNORECASE,
 )
-_INDEX = r"(?:_(?:[A-Za-z0-9]|\{[A-Za-z0-9]{1,5}\}))?'{0,2}"
+_INDEX = r"(?:_(?:[A-Za-z0-9]|\{(?:[A-Za-z]?[0-9]{0,3}|[A-Z]{2,3}|max|min|total|new|old)\}))?'{0,2}"
 _GREEK = "alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|phi|psi|omega|rho|sigma|tau"
-_SYMBOL = re.compile(rf"(?:[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z])\s*){_INDEX}")
-_CALLED = re.compile(rf"{_SYMBOL.pattern}\s*\([A-Za-z0-9, ]{{1,9}}\)")
+_SYMBOL = re.compile(rf"(?:[A-Za-z]|\\(?:{_GREEK})(?![A-Za-z]) ?){_INDEX}")
+_ARGUMENT = r"(?:[A-Za-z]|-?[0-9]{1,4})"
+_CALLED = re.compile(rf"{_SYMBOL.pattern}\s*\(\s*{_ARGUMENT}(?:\s*,\s*{_ARGUMENT}){{0,3}}\s*\)")
 _POINT = re.compile(r"\([A-Za-z](?:\s*,\s*[A-Za-z])+\)")
-_DRAWN = re.compile(r"[A-Z]{2,4}|(?:m\s*)?\\angle\s*[A-Z]{1,4}")  # a line, an angle
+_DRAWN = re.compile(r"[A-Z]{2,3}|(?:m\s*)?\\angle\s*[A-Z]{1,4}")  # a line, an angle
 _PHRASE = re.compile(r"[^\W\d_]+(?:[ ]+[^\W\d_]+){0,7}")
 _OF_SYMBOL = re.compile(r"(?<=\bof )\s*(?:[a-z]|[A-Z]{1,4})\Z")
 _IS = re.compile(rf"(?:(?:the\s+)?value\s+of\s+)?({_SYMBOL.pattern})\s+(?:is|equals)\s+(?=\S)", re.IGNORECASE)
@@ -64,6 +65,8 @@ def symbols(text: str) -> frozenset[str]:
 
 def is_name(side: str, known: Known) -> bool:
     """Whether `side` says what has the value: a letter, f(x), a line, an angle, or words that may do so."""
+    if any(map(DOUBT.fullmatch, side.casefold().split())):
+        return False
     if _SYMBOL.fullmatch(side) or _CALLED.fullmatch(side) or _DRAWN.fullmatch(side):
         return True
     if _POINT.fullmatch(side):  # (y, x) turns a point around
@@ -73,9 +76,7 @@ def is_name(side: str, known: Known) -> bool:
     if not _PHRASE.fullmatch(side):
         return False
     words = side.casefold().split()
-    if any(map(DOUBT.fullmatch, words)):
-        return False
-    return all(may_stand(word, known, LEADS) for word in words)
+    return not ARTICLES.issuperset(words) and all(may_stand(word, known, LEADS) for word in words)
 
 
 def _in_terms_of_itself(sides: list[str], right: str, known: Known) -> bool:

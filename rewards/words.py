@@ -75,8 +75,10 @@ _COUNTED = """
     remaining each old long tall wide deep apart away
 """
 _BETWEEN = frozenset({"per", "of"})
+_SCALES = frozenset({"hundred", "thousand", "million", "billion", "trillion"})
+ARTICLES = frozenset({"the", "our", "my", "final", *_BETWEEN})
 _LEADS = """
-    the our my final answer result solution value total sum area perimeter volume length width height
+    answer result solution value total sum area perimeter volume length width height
     depth distance speed rate time cost price profit tax number amount count average mean median mode
     range probability radius diameter circumference angle slope intercept difference product quotient
     age weight mass temperature score salary income revenue interest expected required surface
@@ -95,7 +97,7 @@ ALIASES |= {p + s: _METRIC[p] + _STEMS[s] for p in _METRIC for s in _STEMS}
 _ANY_WORD = re.compile(r"[^\W\d_]+")
 _LETTERED = re.compile(r"(?<![A-Za-z0-9])[(\[]?([A-Za-z0-9])[)\].:]+[ \t]+(?=\S)")
 _PERCENT = re.compile(r"%|\bper ?cent(?:age)?s?\b", re.IGNORECASE)
-_POWER = re.compile(r"([0-9]+)\s*(?:\^|\*\*)\s*[{(]?\s*(-?[0-9]+)")
+_POWER = re.compile(r"(?<![0-9])([0-9]{1,9})\s*(?:\^|\*\*)\s*[{(]?\s*(-?[0-9]{1,9})")
 
 
 def names(word: str) -> list[str]:
@@ -112,7 +114,7 @@ def _folded(words: str) -> frozenset[str]:
 
 UNITS = _folded(_UNITS)
 VOCABULARY = UNITS | _folded(_COUNTED)
-LEADS = VOCABULARY | _folded(_LEADS) | _BETWEEN
+LEADS = VOCABULARY | _folded(_LEADS) | _folded(" ".join(ARTICLES))
 
 
 def between(word: str) -> bool:
@@ -147,7 +149,7 @@ def known_words(gold: str, question: str) -> frozenset[str]:
     found = {name for word in words for name in names(word)}
     if _PERCENT.search(question):
         found.add("%")
-    found |= {f"{int(base[-9:])}^{int(power[-9:])}" for base, power in _POWER.findall(question)}
+    found |= {f"{int(base)}^{int(power)}" for base, power in _POWER.findall(question)}
     return frozenset(found) | _options(f"{gold}\n{question}")
 
 
@@ -168,6 +170,10 @@ def option_key(letter: str, text: str) -> str:
 
 def unknown_word(text: str, known: Known) -> str | None:
     """Return the first of the words at the end of `text` that may not stand there, or None."""
-    last = re.search(r"(?:(?<=\s)[^\W\d_]+\s*)+\Z", text)
-    words = last.group().casefold().split() if last else []
-    return next((word for word in words if not between(word) and not may_stand(word, known)), None)
+    words: list[str] = []
+    for word in reversed(text.casefold().split()[1:]):
+        if not _ANY_WORD.fullmatch(word):
+            break
+        words.insert(0, word)
+    skipped = _BETWEEN | _SCALES
+    return next((word for word in words if word not in skipped and not may_stand(word, known)), None)

@@ -17,7 +17,9 @@ GOLDS = [json.loads(line) for line in (Path(__file__).parent / "answers.jsonl").
 
 def values(gold: str, kind: str, answers: list[str], question: str | None = None) -> dict[str, float | None]:
     count = len(answers)
-    asked = {} if question is None else {"prompts": [[{"role": "user", "content": question}]] * count}
+    asked: dict[str, Any] = (
+        {} if question is None else {"prompts": [[{"role": "user", "content": question}]] * count}
+    )
     given = REWARDS["accuracy"](
         completions=[f"<think>r</think><answer>{answer}</answer>" for answer in answers],
         answer=[gold] * count,
