@@ -121,14 +121,20 @@ class Reward:
         self, /, *, completions: list[Any], prefill: list[str] | None = None, **columns: Any
     ) -> list[Score]:
         """Like calling the reward, with the reason beside each value."""
-        responses = self._responses(completions, prefill)
-        self._require(columns)
-        wanted = [name for name in self._accepted if name in columns and name not in self._options]
-        read = {name: rows(name, columns[name], len(completions)) for name in wanted}
+        responses, read = self._read(completions, prefill, columns)
         return [
             self._function(response, **self._options, **{name: values[row] for name, values in read.items()})
             for row, response in enumerate(responses)
         ]
+
+    def _read(
+        self, completions: list[Any], prefill: list[str] | None, columns: Mapping[str, Any]
+    ) -> tuple[list[Response], dict[str, list[Any]]]:
+        """The parsed completions, and those columns that the function reads."""
+        responses = self._responses(completions, prefill)
+        self._require(columns)
+        wanted = [name for name in self._accepted if name in columns and name not in self._options]
+        return responses, {name: rows(name, columns[name], len(completions)) for name in wanted}
 
     def _require(self, columns: Mapping[str, Any]) -> None:
         for name in self._required:

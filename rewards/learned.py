@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import count as count_from
 from typing import Any
 
-from rewards.base import Reward, message_text, rows
+from rewards.base import Reward, message_text
 from rewards.options import count, number
 from rewards.response import Response
 from rewards.score import Score
@@ -28,10 +28,7 @@ class BatchReward(Reward):
     def scores(
         self, /, *, completions: list[Any], prefill: list[str] | None = None, **columns: Any
     ) -> list[Score]:
-        responses = self._responses(completions, prefill)
-        self._require(columns)
-        wanted = [name for name in self._accepted if name in columns and name not in self._options]
-        read = {name: rows(name, columns[name], len(completions)) for name in wanted}
+        responses, read = self._read(completions, prefill, columns)
         return list(self._function(responses, **self._options, **read)) if responses else []
 
 

@@ -58,11 +58,14 @@ def train_reward_model(context: RunContext) -> None:
     model = _scalar_model(context, policy)
     judge = Judge(model, policy.tokenizer, context.config.reward_model.max_tokens)
     rows, left_out = pair_rows(judge, data.train)
-    if not rows:
-        raise UserError(f"reward_model.max_tokens={judge.longest}: all {left_out} pairs are longer; raise it")
+    measured, _ = pair_rows(judge, data.held_out)
+    for kept, pairs, what in ((rows, data.train, "training"), (measured, data.held_out, "held-out")):
+        if not kept:
+            raise UserError(
+                f"reward_model.max_tokens={judge.longest}: all {len(pairs)} {what} pairs are longer; raise it"
+            )
     context.view.note(
-        f"reward model: {len(rows)} pairs to train on, {len(data.held_out)} held out, {left_out} left out as "
-        "too long"
+        f"reward model: {len(rows)} pairs to train on ({left_out} too long), {len(measured)} held out"
     )
     _fit(context, policy, model, rows)
     report = _measure(context, judge, data)
