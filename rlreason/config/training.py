@@ -12,6 +12,7 @@ STYLES = ("guess", "steps")
 STAGES = ("pretrain", "sft", "reward_model", "grpo", "ppo")
 ROLLOUTS = "rollouts"
 """In the order in which they make sense."""
+Styles = dict[str, Annotated[float, Field(gt=0)]]
 
 
 class RolloutConfig(Section):
@@ -85,6 +86,9 @@ class PretrainConfig(Section):
         min_length=1,
         description="derivations (the task's questions, solved), or files: txt, md, jsonl, csv, parquet",
     )
+    styles: Styles = Field(
+        default={}, description="shares of the ways to think in derivations, guess and steps; {} = steps only"
+    )
     column: str = Field(default="text", min_length=1, description="column with the text in files of rows")
     held_out: float = Field(
         default=0.02, gt=0, lt=1, description="share of the files' documents to measure perplexity by"
@@ -115,18 +119,13 @@ class SftConfig(Section):
         min_length=1,
         description="derivations (written by the task), or a JSONL file with prompt, think and answer",
     )
-    styles: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    styles: Styles = Field(
         default={}, description="shares of the ways to think in derivations, guess and steps; {} = steps only"
     )
     size: int = Field(default=320, ge=1, description="traces to train on, at most")
     epochs: int = Field(default=1, ge=1, description="passes over the traces")
     batch_size: int = Field(default=8, ge=1, description="traces in one optimizer step")
     optim: SftOptimConfig = Field(default_factory=SftOptimConfig, description="optimizer of this stage")
-
-    @property
-    def style_shares(self) -> dict[str, float]:
-        """The shares of the styles with the default filled in; they sum to 1."""
-        return dict(self.styles) or {"steps": 1.0}
 
 
 class RewardModelOptimConfig(OptimConfig):

@@ -24,7 +24,7 @@ def collect_traces(context: RunContext) -> list[Trace]:
     seed = derive_seed("traces", config.seed)
     if config.sft.traces == "derivations":
         examples = context.data.train[: config.sft.size]
-        found = traces(config.task, examples, config.sft.style_shares, seed)
+        found = traces(config.task, examples, config.sft.styles, seed)
     else:
         found = load_traces(config.sft.traces, exclude=context.data.held_out)
     random.Random(seed).shuffle(found)

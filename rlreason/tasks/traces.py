@@ -54,7 +54,7 @@ def traces(
     for messages. Raises UserError for an unknown style,
     shares that are not positive, and questions whose derivation cannot be written.
     """
-    chosen = _assign(styles or {"steps": 1.0}, len(examples), seed)
+    chosen = _assign(styles or {"steps": 1.0}, len(examples), seed, f"{field.split('.')[0]}.styles")
     written = []
     for number, (example, style) in enumerate(zip(examples, chosen, strict=True)):
         if style == "steps":
@@ -105,13 +105,13 @@ def _steps(task: TaskConfig, example: Example, field: str) -> str:
     return write(item["entry"])
 
 
-def _assign(styles: Mapping[str, float], count: int, seed: int) -> list[str]:
+def _assign(styles: Mapping[str, float], count: int, seed: int, field: str) -> list[str]:
     """A style for each of `count` examples: exact shares by largest remainder, then shuffled."""
     for style, share in styles.items():
         if style not in STYLES:
-            raise UserError(f"sft.styles.{style}: there is no such style; {nearest(style, STYLES)}")
+            raise UserError(f"{field}.{style}: there is no such style; {nearest(style, STYLES)}")
         if not (math.isfinite(share) and share > 0):
-            raise UserError(f"sft.styles.{style}: {share} is no share; give a number above 0 or remove it")
+            raise UserError(f"{field}.{style}: {share} is no share; give a number above 0 or remove it")
     total = math.fsum(styles.values())
     exact = {style: count * share / total for style, share in styles.items()}
     counts = {style: math.floor(value) for style, value in exact.items()}

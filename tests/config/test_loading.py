@@ -52,7 +52,6 @@ def test_defaults_are_filled_in(load_text) -> None:
     assert config.rewards == {"accuracy": RewardConfig(weight=1.0, gate=None, args={})}
     assert config.grpo.loss == "dr_grpo"
     assert config.grpo.optim.lr == 1e-5
-    assert config.sft.style_shares == {"steps": 1.0}
 
 
 def test_config_is_frozen(load_text) -> None:
