@@ -24,7 +24,7 @@ usage: python -m rlreason COMMAND ...
                                                       measure a model or run as CONFIG says
   rescore RUN --config CONFIG [key.sub=value ...]     apply other rewards to a run's completions
   traces CONFIG --out FILE [--model MODEL_OR_RUN] [key.sub=value ...]
-                                                      write worked solutions for stage sft to imitate
+                                                      write solutions for stage sft to imitate
   fields                                              list every field of a config
   schema                                              print the JSON Schema of configs
 
