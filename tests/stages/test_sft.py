@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from micro import lines
 from transformers import AutoTokenizer
+from trl import SFTTrainer
 
 from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
@@ -50,9 +51,27 @@ def test_trace_that_holds_a_tag_is_refused_with_its_question() -> None:
         trace_rows(renderer(), [trace("so </think> it is")], limit=100)
 
 
+def what_is_trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The text of the labels of every row that TRL's trainer gets, from now on."""
+    found: list[str] = []
+    plain = SFTTrainer.train
+
+    def noted(self: SFTTrainer) -> None:
+        for row in self.train_dataset:
+            found.append(self.processing_class.decode([i for i in row["labels"] if i != -100]))
+        plain(self)
+
+    monkeypatch.setattr(SFTTrainer, "train", noted)
+    return found
+
+
 def test_a_model_from_nothing_learns_instructions_and_chats(
-    train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    trained = what_is_trained(monkeypatch)
     answer = {"role": "assistant", "content": "Here", "reasoning_content": "whatever"}
     chat = [{"role": "user", "content": "Where?"}, answer, {"role": "user", "content": "Sure?"}]
     files = {
@@ -68,3 +87,6 @@ def test_a_model_from_nothing_learns_instructions_and_chats(
         tokenizer = AutoTokenizer.from_pretrained(run / "model")
         said = "Greet.\n\npolitely\nHello" if name == "instructions" else "Where?\nwhatever\nHere\nYes"
         assert tokenizer.unk_token_id not in tokenizer(said)["input_ids"]
+    assert trained[:4] == ["Hello<|im_end|>"] * 4
+    turns = ["<think>\nwhatever\n</think>\nHere<|im_end|>", "Yes<|im_end|>"]
+    assert sorted(trained[4:]) == sorted(turns * 2)
