@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ usage: python -m rlreason COMMAND ...
   eval MODEL_OR_RUN --config CONFIG [key.sub=value ...]
                                                       measure a model or run as CONFIG says
   rescore RUN --config CONFIG [key.sub=value ...]     apply other rewards to a run's completions
+  traces CONFIG --out FILE [--model MODEL_OR_RUN] [key.sub=value ...]
+                                                      write solutions for stage sft to imitate
   fields                                              list every field of a config
   schema                                              print the JSON Schema of configs
 
@@ -154,10 +157,67 @@ def main_rescore(argv: Sequence[str]) -> int:
     return _guarded(rescore_run)
 
 
+def main_traces(argv: Sequence[str]) -> int:
+    """Run `python -m rlreason traces` with the arguments after the command; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rlreason traces",
+        description="Write worked solutions of training questions, for sft.traces to read: completions of a "
+        "model that earn full marks of eval.reward in the asked form, or the derivations of the task.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="YAML file: questions, form, rewards, sampling")
+    parser.add_argument("--out", metavar="FILE", type=Path, required=True, help="new JSONL file")
+    parser.add_argument(
+        "--model",
+        metavar="MODEL_OR_RUN",
+        help="run directory, model folder, hub name, or embedded (model.path)",
+    )
+    parser.add_argument(
+        "--from",
+        dest="source",
+        choices=("samples", "derivations"),
+        help="completions of a model, or the task's own derivations in the shares of sft.styles "
+        "(samples, if there is a --model or the config has a model.path)",
+    )
+    parser.add_argument("--questions", type=_count, metavar="N", help="training questions to ask (sft.size)")
+    parser.add_argument("--samples", type=_count, metavar="N", help="completions of each question (8)")
+    parser.add_argument(
+        "--keep", type=_count, metavar="K", help="different completions of a question to keep, at most (1)"
+    )
+    parser.add_argument("--min-reward", metavar="X", type=_finite, help="least total of all rewards (none)")
+    parser.add_argument(
+        "--shortest",
+        action="store_true",
+        default=None,
+        help="keep the shortest, not those of the highest total",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to single fields")
+    try:
+        arguments = parser.parse_intermixed_args(argv)
+    except SystemExit as stop:  # argparse has printed its help or what is wrong
+        return int(stop.code or DONE)
+
+    def write_traces() -> None:
+        config = load(arguments.config, arguments.overrides)
+        _no_telemetry()
+        from rlreason.traces import traces_command
+
+        traces_command(config, arguments)
+
+    return _guarded(write_traces)
+
+
 def _count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is too small; give 1 or more")
+    return number
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text} is no number to compare with")
     return number
 
 
@@ -210,6 +270,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "eval": main_eval,
     "check": main_check,
     "rescore": main_rescore,
+    "traces": main_traces,
     "fields": lambda argv: _print(field_table()),
     "schema": lambda argv: _print_schema(),
 }

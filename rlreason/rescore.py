@@ -19,7 +19,7 @@ from rlreason.config import RunConfig, load
 from rlreason.errors import UserError
 from rlreason.report.page import QUIET, Completion, counted, line, section
 from rlreason.report.text import harmless, one_line
-from rlreason.runs.jsonl import to_json
+from rlreason.runs.jsonl import check_new, write_new
 from rlreason.scoring import Scorer, stand_in_ids
 from rlreason.tasks import load_tasks
 from rlreason.types import Example
@@ -216,13 +216,12 @@ def _differ(old: float | None, new: float | None) -> bool:
 def out_path(run: Path, out: str | None) -> Path:
     """The new file to write: `out`, else the first free one of `rescored.jsonl`, `rescored-2.jsonl`, ...
 
-    Raises UserError where `out` is there already.
+    Raises UserError where `out` is there already, or its folder is not.
     """
     if out is None:
         names = (f"rescored-{number}.jsonl" if number > 1 else "rescored.jsonl" for number in count(1))
         return next(run / name for name in names if not (run / name).exists())
-    if Path(out).exists():
-        raise UserError(f"--out: {out} is there already and is not overwritten; give another name")
+    check_new(Path(out), field="--out")
     return Path(out)
 
 
@@ -231,18 +230,7 @@ def write(rescored: Sequence[Rescored], path: Path) -> None:
 
     Raises UserError where that cannot be.
     """
-    try:
-        file = path.open("x", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"--out: {path} cannot be written: {error.strerror}; give another place") from error
-    try:
-        with file:
-            file.writelines(to_json(_record(one)) + "\n" for one in rescored)
-    except BaseException as error:
-        path.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise UserError(f"--out: {path} cannot be written: {error.strerror}; make room") from error
-        raise
+    write_new(path, map(_record, rescored), field="--out")
 
 
 def _record(one: Rescored) -> dict[str, Any]:

@@ -234,7 +234,7 @@ def test_nothing_is_ever_overwritten(run: Path, tmp_path: Path, capsys: pytest.C
 
 def test_a_file_that_cannot_be_written_is_a_user_error(run: Path, capsys: pytest.CaptureFixture) -> None:
     assert command(run, "--out", str(run / "no" / "such.jsonl")) == 2
-    assert "cannot be written: No such file or directory" in capsys.readouterr().err
+    assert "cannot be written: there is no folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -194,7 +194,7 @@ def _traces(config: "RunConfig") -> Iterator[Mistake]:
     if sft.traces == DERIVATIONS and source != "reasoning_gym":
         yield Mistake(
             f"sft.traces: derivations are written for generated questions only, but task.source is {source}; "
-            "give a JSONL file with prompt, think and answer, or leave sft out of stage",
+            "give a file with prompt, think and answer, or leave sft out of stage",
             ("sft.traces", "task.source", "stage"),
         )
     yield from _styles("sft", "traces", sft.styles, written=sft.traces == DERIVATIONS)

@@ -112,17 +112,19 @@ class SftOptimConfig(OptimConfig):
 
 
 class SftConfig(Section):
-    """Supervised fine-tuning on worked solutions: the cold start."""
+    """Supervised fine-tuning on worked solutions, instructions or chats: the cold start."""
 
     traces: str = Field(
         default=DERIVATIONS,
         min_length=1,
-        description="derivations (written by the task), or a JSONL file with prompt, think and answer",
+        description="derivations (written by the task), or a file of worked solutions, instructions or chats",
     )
     styles: Styles = Field(
         default={}, description="shares of the ways to think in derivations, guess and steps; {} = steps only"
     )
-    size: int = Field(default=320, ge=1, description="traces to train on, at most")
+    size: int = Field(
+        default=320, ge=1, description="traces, or turns of the assistant, to train on, at most"
+    )
     epochs: int = Field(default=1, ge=1, description="passes over the traces")
     batch_size: int = Field(default=8, ge=1, description="traces in one optimizer step")
     optim: SftOptimConfig = Field(default_factory=SftOptimConfig, description="optimizer of this stage")

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rewards import RubricScore, parse
+from rewards import parse
 from rlreason.config import RunConfig
+from rlreason.evaluation.asking import Asker, Marked
 from rlreason.evaluation.statistics import Answered, gain, summarize
 from rlreason.policy.chat import RenderedPrompt, Renderer
-from rlreason.rollout import Engine, Request, Sampling
+from rlreason.rollout import Engine, sampling_of
 from rlreason.scoring import FORMAT, Scorer
 from rlreason.seeds import derive_seed
 from rlreason.tasks import derives
-from rlreason.types import Rollout
 
 
 @dataclass(frozen=True)
@@ -61,43 +61,26 @@ class Evaluator:
     def run(self, engine: Engine, eos_ids: Sequence[int]) -> Evaluation:
         """Ask all questions and mark the answers. Raises UserError where marking fails too often."""
         settings = self._config.eval
-        requests = [
-            Request(prompt.ids, tuple(derive_seed("eval", q, k) for k in range(settings.samples)))
-            for q, prompt in enumerate(self._prompts)
+        seeds = [
+            [derive_seed("eval", q, k) for k in range(settings.samples)] for q in range(len(self._prompts))
         ]
-        rollout = self._config.rollout
-        sampling = Sampling(
-            rollout.max_new_tokens, settings.temperature, rollout.top_p, rollout.top_k, rollout.min_p
-        )
-        groups = engine.generate(requests, sampling)
-        asked = [(prompt, r) for prompt, group in zip(self._prompts, groups, strict=True) for r in group]
-        texts = [self._renderer.decode(r.completion_ids, eos_ids) for _, r in asked]
-        scores = self._scorer.score(
-            [prompt.example for prompt, _ in asked],
-            texts,
-            [prompt.prefill for prompt, _ in asked],
-            [r.completion_ids for _, r in asked],
-        )
-        self._scorer.check(scores)
-        marked = [
-            self._mark(prompt, rollout, text, score)
-            for (prompt, rollout), text, score in zip(asked, texts, scores, strict=True)
-        ]
-        count = settings.samples
-        answered = [marked[start : start + count] for start in range(0, len(marked), count)]
+        sampling = sampling_of(self._config.rollout, temperature=settings.temperature)
+        asker = Asker(engine, self._renderer, eos_ids, self._scorer)
+        groups = asker.ask(self._prompts, seeds, sampling)
+        answered = [[self._mark(one) for one in group] for group in groups]
         summary = summarize(answered, pass_at=settings.pass_at)
         return Evaluation(summary, self.questions, answered)
 
-    def _mark(self, prompt: RenderedPrompt, rollout: Rollout, text: str, score: RubricScore) -> Answered:
-        response = parse(text, prefill=prompt.prefill, spec=self._renderer.spec)
-        main = score.parts[self._scorer.main]
+    def _mark(self, one: Marked) -> Answered:
+        response = parse(one.text, prefill=one.prompt.prefill, spec=self._renderer.spec)
+        main = one.score.parts[self._scorer.main]
         return Answered(
             correct=main.value,
-            well_formed=(score.parts[FORMAT].value or 0.0) >= 1,
+            well_formed=(one.score.parts[FORMAT].value or 0.0) >= 1,
             derives=derives(response.think or ""),
-            truncated=rollout.finish_reason == "length",
-            tokens=len(rollout.completion_ids),
+            truncated=one.rollout.finish_reason == "length",
+            tokens=len(one.rollout.completion_ids),
             answer=response.answer,
-            text=text,
+            text=one.text,
             failed=main.failed,
         )

@@ -11,7 +11,13 @@ from rlreason.rollout.engine import Engine, Request, Sampling
 from rlreason.rollout.native import NativeEngine, unsupported
 from rlreason.rollout.transformers_engine import TransformersEngine
 
-__all__ = ["Engine", "Request", "Sampling", "build_engine"]
+__all__ = ["Engine", "Request", "Sampling", "build_engine", "sampling_of"]
+
+
+def sampling_of(config: RolloutConfig, *, temperature: float | None = None) -> Sampling:
+    """The sampling that the config asks for, at another temperature if one is given."""
+    chosen = config.temperature if temperature is None else temperature
+    return Sampling(config.max_new_tokens, chosen, config.top_p, config.top_k, config.min_p)
 
 
 def build_engine(policy: Policy, config: RolloutConfig) -> tuple[Engine, str]:

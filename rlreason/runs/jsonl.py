@@ -5,6 +5,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,47 @@ def _plain(value: Any, name: str, non_finite: dict[str, str]) -> Any:
     if hasattr(value, "tolist"):  # NumPy and torch, scalars included
         return _plain(value.tolist(), name, non_finite)
     raise TypeError(f"{name}: {type(value).__name__} cannot be written as JSON")
+
+
+def write_new(path: Path, records: Iterable[Mapping[str, Any]], *, field: str) -> None:
+    """Write one line a record to a new file: all of it, or no file. Nothing is overwritten.
+
+    `field` is the argument that named the file, for messages. Raises UserError where that cannot be.
+    """
+    partial = partial_path(path)
+    try:
+        with partial.open("w", encoding="utf-8", newline="\n") as file:
+            file.writelines(to_json(record) + "\n" for record in records)
+            file.flush()
+            os.fsync(file.fileno())
+        _name(partial, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        raise UserError(
+            f"{field}: {path} cannot be written: {error.strerror}; give another place, or make room"
+        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+def _name(partial: Path, path: Path) -> None:
+    try:
+        os.link(partial, path)  # unlike a rename, it fails where the name is taken
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        if path.exists():
+            raise
+        os.replace(partial, path)
+
+
+def check_new(path: Path, *, field: str) -> None:
+    """Raise UserError, naming the argument `field`, unless a new file can stand at `path`."""
+    if path.exists():
+        raise UserError(f"{field}: {path} is there already and is not overwritten; give another name")
+    if not path.parent.is_dir():
+        raise UserError(f"{field}: {path} cannot be written: there is no folder {path.parent}; make it first")
 
 
 class JsonLines:

@@ -9,7 +9,7 @@ from rlreason.policy.chat import RenderedPrompt, Renderer, check_context, render
 from rlreason.policy.checkpoint import load_training_state, save_training_state
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy
-from rlreason.rollout import Engine, Sampling, build_engine
+from rlreason.rollout import Engine, build_engine, sampling_of
 from rlreason.stages.alarm import LearnedAlarm
 from rlreason.stages.collect import Collector, PromptStream
 from rlreason.stages.context import RunContext
@@ -54,10 +54,7 @@ def prepare(context: RunContext, method: "Method") -> OnlineSetup:
     forward = CompletionLogprobs(policy)
     shareable, notes = probe_forward(policy, forward)
     critic, values_shareable = load_stage_critic(context, policy, forward)
-    rollout = config.rollout
-    sampling = Sampling(
-        rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k, rollout.min_p
-    )
+    sampling = sampling_of(config.rollout)
     setup = OnlineSetup(
         method=method,
         policy=policy,

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
+from rlreason.evaluation.asking import Asker
 from rlreason.policy.chat import Renderer, render_all
 from rlreason.policy.model import Policy
-from rlreason.rollout import Request, Sampling, build_engine
+from rlreason.rollout import build_engine, sampling_of
 from rlreason.scoring import Scorer, rules_only
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
@@ -54,39 +55,25 @@ def _ranked(context: RunContext, policy: Policy, examples: Sequence[Example], pa
     config = context.config
     renderer = Renderer(policy.tokenizer, prompt_format=config.prompt.format, system=config.prompt.system)
     prompts, _ = render_all(renderer, examples, max_tokens=config.prompt.max_tokens)
-    rollout, count = config.rollout, config.reward_model.samples
-    engine, _ = build_engine(policy, rollout)
+    engine, _ = build_engine(policy, config.rollout)
     seeds = [
-        tuple(derive_seed("pairs", config.seed, part, place, number) for number in range(count))
+        [derive_seed("pairs", config.seed, part, place, n) for n in range(config.reward_model.samples)]
         for place in range(len(prompts))
     ]
-    sampling = Sampling(
-        rollout.max_new_tokens, rollout.temperature, rollout.top_p, rollout.top_k, rollout.min_p
-    )
-    requests = [Request(prompt.ids, each) for prompt, each in zip(prompts, seeds, strict=True)]
-    groups = engine.generate(requests, sampling)
-    asked = [(prompt, one) for prompt, group in zip(prompts, groups, strict=True) for one in group]
-    texts = [renderer.decode(one.completion_ids, policy.eos_ids) for _, one in asked]
     with Scorer(rules_only(config)) as scorer:
-        scores = scorer.score(
-            [prompt.example for prompt, _ in asked],
-            texts,
-            [prompt.prefill for prompt, _ in asked],
-            [one.completion_ids for _, one in asked],
-        )
-        scorer.check(scores)
+        asker = Asker(engine, renderer, policy.eos_ids, scorer)
+        groups = asker.ask(prompts, seeds, sampling_of(config.rollout))
         main = scorer.main
     found = []
-    for place, prompt in enumerate(prompts):
-        rows = range(place * count, (place + 1) * count)
-        kept = [row for row in rows if scores[row].total is not None]
+    for prompt, group in zip(prompts, groups, strict=True):
+        kept = [one for one in group if one.score.total is not None]
         if kept:
             found.append(
                 Ranked(
                     tuple(prompt.example.prompt),
-                    [prompt.prefill + texts[row] for row in kept],
-                    [float(scores[row].total or 0.0) for row in kept],
-                    [float(scores[row].parts[main].value or 0.0) for row in kept],
+                    [prompt.prefill + one.text for one in kept],
+                    [float(one.score.total or 0.0) for one in kept],
+                    [float(one.score.parts[main].value or 0.0) for one in kept],
                 )
             )
     return found

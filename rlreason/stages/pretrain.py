@@ -24,7 +24,7 @@ from rlreason.stages.context import RunContext
 from rlreason.stages.policies import load_stage_policy
 from rlreason.stages.sft import collect_traces, trace_texts
 from rlreason.stages.trainer import Recorder, trainer_arguments
-from rlreason.tasks import Trace, load_documents, split_documents, traces
+from rlreason.tasks import Trace, Turn, load_documents, split_documents, traces
 
 NAME = "pretrain"
 _IGNORED = -100  # the label that cross_entropy leaves out
@@ -201,7 +201,7 @@ def train_pretrain(context: RunContext) -> None:
     context.accelerator.wait_for_everyone()
 
 
-def _texts(context: RunContext, found: Documents, later_traces: list[Trace]) -> list[str]:
+def _texts(context: RunContext, found: Documents, later_traces: list[Trace | Turn]) -> list[str]:
     """What a tokenizer made from nothing has to hold: the documents, and the traces of a later stage.
 
     Held-out text is measured with what the other text holds; held-out questions are to be answered, so that

@@ -5,7 +5,8 @@ from rlreason.tasks.documents import load_documents, split_documents
 from rlreason.tasks.load import TaskConfig, TaskData, load_tasks, row_numbers
 from rlreason.tasks.pairs import Pair, load_pairs
 from rlreason.tasks.questions import question_key
-from rlreason.tasks.traces import Trace, load_traces, traces
+from rlreason.tasks.trace_files import Turn, load_traces
+from rlreason.tasks.traces import Trace, traces
 
 __all__ = [
     "DERIVATIONS",
@@ -13,6 +14,7 @@ __all__ = [
     "TaskConfig",
     "TaskData",
     "Trace",
+    "Turn",
     "derives",
     "load_documents",
     "load_pairs",

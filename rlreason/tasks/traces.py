@@ -1,18 +1,15 @@
-"""Reasoning to imitate: written for the task's own questions, or read from a file."""
+"""Reasoning to imitate, written for the task's own questions."""
 
 import math
 import random
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rlreason.errors import UserError
 from rlreason.seeds import derive_seed
 from rlreason.tasks.derivations import DERIVATIONS
-from rlreason.tasks.examples import to_examples
 from rlreason.tasks.load import TaskConfig
-from rlreason.tasks.questions import nearest, question_key
-from rlreason.tasks.tables import read_file, refuse, require_column
+from rlreason.tasks.questions import nearest
 from rlreason.types import Example
 
 GUESSES = (
@@ -63,35 +60,6 @@ def traces(
             think = random.Random(derive_seed("guess", seed, number)).choice(GUESSES)
         written.append(Trace(example, think, example.answer, style))
     return written
-
-
-def load_traces(path: str | Path, *, exclude: Iterable[Example] = ()) -> list[Trace]:
-    """Read traces from a JSONL (or CSV, Parquet) file with `prompt` or `question`, `think` and `answer`.
-
-    Prompts are text or chat messages; the style of every trace is "file". Traces whose question is one of
-    `exclude` (the held-out questions, by `question_key`) are left out. Raises UserError for a missing column
-    and for rows in which one of the three is empty.
-    """
-    origin = f"sft.traces: {path}"
-    rows = read_file(path, field="sft.traces")
-    remedy = "A trace needs prompt (or question), think and answer"
-    asked = "question" if all("prompt" not in row for _, row in rows) else "prompt"
-    require_column(rows, "think", origin=origin, remedy=remedy)
-    refuse(
-        [number for number, row in rows if not isinstance(row.get("think"), str) or not row["think"].strip()],
-        len(rows),
-        origin=origin,
-        problem="the reasoning (column 'think') is empty or no text",
-        remedy="fill these in or remove the rows",
-    )
-    held_out = {question_key(example) for example in exclude}
-    found = []
-    for example in to_examples(rows, prompt=asked, answer="answer", origin=origin, remedy=remedy):
-        metadata = dict(example.metadata)
-        think = metadata.pop("think").strip()
-        if question_key(example) not in held_out:
-            found.append(Trace(replace(example, metadata=metadata), think, example.answer, "file"))
-    return found
 
 
 def _steps(task: TaskConfig, example: Example, field: str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlreason.errors import UserError
-from rlreason.runs.jsonl import JsonLines, to_json
+from rlreason.runs.jsonl import JsonLines, check_new, to_json, write_new
 
 
 def strict(text: str) -> Any:
@@ -203,3 +203,43 @@ def test_rewinding_on_a_full_disk_changes_nothing(tmp_path: Path, monkeypatch: p
             lines.rewind(lambda record: record["step"] < 2)
     lines.append([{"step": 3}])
     assert [json.loads(line)["step"] for line in path.open()] == [1, 2, 3]
+
+
+def test_a_new_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new.jsonl"
+    write_new(path, [{"a": 1}, {"a": 2}], field="--out")
+    assert path.read_text() == '{"a": 1}\n{"a": 2}\n'
+
+    def torn() -> Any:
+        yield {"a": 1}
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_new(tmp_path / "torn.jsonl", torn(), field="--out")
+    assert [file.name for file in tmp_path.iterdir()] == ["new.jsonl"]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_file_that_came_to_be_meanwhile_is_not_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    if not links:
+
+        def refuse(*paths: Path) -> None:
+            raise OSError(errno.EPERM, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "new.jsonl"
+    write_new(path, [{"a": 1}], field="--out")
+    with pytest.raises(UserError, match=r"--out: .*new\.jsonl cannot be written"):
+        write_new(path, [{"a": 2}], field="--out")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("new.jsonl", '{"a": 1}\n')]
+
+
+def test_a_taken_name_and_a_missing_folder_are_refused_beforehand(tmp_path: Path) -> None:
+    check_new(tmp_path / "new.jsonl", field="--out")
+    (tmp_path / "new.jsonl").touch()
+    with pytest.raises(UserError, match=r"--out: .* is there already"):
+        check_new(tmp_path / "new.jsonl", field="--out")
+    with pytest.raises(UserError, match=r"--out: .* there is no folder"):
+        check_new(tmp_path / "no" / "new.jsonl", field="--out")

@@ -1,6 +1,13 @@
 """The cold start: reasoning and the end-of-sequence token carry loss, the prompt does not."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
+from micro import lines
+from transformers import AutoTokenizer
+from trl import SFTTrainer
 
 from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
@@ -42,3 +49,44 @@ def test_traces_that_are_too_long_are_counted_and_never_cut() -> None:
 def test_trace_that_holds_a_tag_is_refused_with_its_question() -> None:
     with pytest.raises(UserError, match=r"sft\.traces: the trace of 'What is 1 \+ 2\?': think .*</think>"):
         trace_rows(renderer(), [trace("so </think> it is")], limit=100)
+
+
+def what_is_trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The text of the labels of every row that TRL's trainer gets, from now on."""
+    found: list[str] = []
+    plain = SFTTrainer.train
+
+    def noted(self: SFTTrainer) -> None:
+        for row in self.train_dataset:
+            found.append(self.processing_class.decode([i for i in row["labels"] if i != -100]))
+        plain(self)
+
+    monkeypatch.setattr(SFTTrainer, "train", noted)
+    return found
+
+
+def test_a_model_from_nothing_learns_instructions_and_chats(
+    train: Callable[..., Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trained = what_is_trained(monkeypatch)
+    answer = {"role": "assistant", "content": "Here", "reasoning_content": "whatever"}
+    chat = [{"role": "user", "content": "Where?"}, answer, {"role": "user", "content": "Sure?"}]
+    files = {
+        "instructions": [{"instruction": "Greet.", "input": "politely", "output": "Hello"}] * 4,
+        "chats": [{"messages": [*chat, {"role": "assistant", "content": "Yes"}]}] * 2,
+    }
+    for name, rows in files.items():
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        run = train(name=name, stage="sft", sft={"traces": str(path)})
+        assert "4 of 4 completions are not in the form think_answer" in capsys.readouterr().out
+        assert lines(run / "metrics.jsonl")[-1]["step"] == 1  # four turns in one batch of four
+        tokenizer = AutoTokenizer.from_pretrained(run / "model")
+        said = "Greet.\n\npolitely\nHello" if name == "instructions" else "Where?\nwhatever\nHere\nYes"
+        assert tokenizer.unk_token_id not in tokenizer(said)["input_ids"]
+    assert trained[:4] == ["Hello<|im_end|>"] * 4
+    turns = ["<think>\nwhatever\n</think>\nHere<|im_end|>", "Yes<|im_end|>"]
+    assert sorted(trained[4:]) == sorted(turns * 2)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from rlreason.config.data import TaskConfig
 from rlreason.errors import UserError
-from rlreason.tasks import derives, load_tasks, load_traces, traces
+from rlreason.tasks import derives, load_tasks, traces
 from rlreason.tasks.traces import GUESSES
 from rlreason.types import Example
 
@@ -84,38 +84,3 @@ def test_questions_without_a_derivation_are_refused():
     task = TaskConfig(source="file", name="rows.csv")
     with pytest.raises(UserError, match=r"no derivations are written for the questions of rows\.csv"):
         traces(task, [Example([{"role": "user", "content": "?"}], "1")], {"steps": 1.0}, 0)
-
-
-@pytest.mark.parametrize("asked", ["prompt", "question"])
-def test_traces_out_of_a_file(asked, jsonl):
-    rows = [
-        {asked: "2+3?", "think": " 2 + 3 = 5\n", "answer": 5, "source": "me"},
-        {asked: [{"role": "user", "content": "2+4?"}], "think": "2 + 4 = 6", "answer": "6"},
-    ]
-    first, second = load_traces(jsonl(rows))
-    assert (first.think, first.answer, first.style) == ("2 + 3 = 5", "5", "file")
-    assert first.example == Example([{"role": "user", "content": "2+3?"}], "5", {"source": "me"})
-    assert second.example.question == "2+4?"
-
-
-def test_traces_of_held_out_questions_are_left_out(jsonl):
-    rows = [{"prompt": question, "think": "t", "answer": "1"} for question in ("a?", "B?  ", "c?")]
-    held_out = [Example([{"role": "user", "content": "b?"}], "1")]
-    found = load_traces(jsonl(rows), exclude=held_out)
-    assert [trace.example.question for trace in found] == ["a?", "c?"]
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([{"prompt": "a", "answer": "1"}], "has no column 'think'"),
-        ([{"prompt": "a", "think": "t"}], "has no column 'answer'"),
-        ([{"ask": "a", "think": "t", "answer": 1}], "has no column 'question'"),
-        ([{"prompt": "a", "think": "t", "answer": ""}], r"the gold answer .* in 1 of 1 rows \(row 1\)"),
-        ([{"prompt": "a", "think": " ", "answer": 1}], r"the reasoning .* in 1 of 1 rows \(row 1\)"),
-        ([{"prompt": "a", "think": 3, "answer": 1}], r"the reasoning .* in 1 of 1 rows \(row 1\)"),
-    ],
-)
-def test_unusable_traces_are_refused(rows, message, jsonl):
-    with pytest.raises(UserError, match=message):
-        load_traces(jsonl(rows))
