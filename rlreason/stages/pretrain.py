@@ -59,7 +59,14 @@ def collect_documents(context: RunContext) -> Documents:
     if config.pretrain.text == (DERIVATIONS,):
         seed = derive_seed("pretraining", config.seed)
         train, held_out = (
-            traces(config.task, part, config.pretrain.styles, seed, field="pretrain.text")
+            traces(
+                config.task,
+                part,
+                config.pretrain.styles,
+                seed,
+                field="pretrain.text",
+                styles_field="pretrain.styles",
+            )
             for part in (data.train, data.held_out)
         )
         return Documents(train, held_out, note="questions of the task, solved")

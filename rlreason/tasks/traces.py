@@ -42,6 +42,7 @@ def traces(
     seed: int,
     *,
     field: str = "sft.traces",
+    styles_field: str = "sft.styles",
 ) -> list[Trace]:
     """Write one trace an example, in the order of the examples.
 
@@ -51,7 +52,7 @@ def traces(
     for messages. Raises UserError for an unknown style,
     shares that are not positive, and questions whose derivation cannot be written.
     """
-    chosen = _assign(styles or {"steps": 1.0}, len(examples), seed, f"{field.split('.')[0]}.styles")
+    chosen = _assign(styles or {"steps": 1.0}, len(examples), seed, styles_field)
     written = []
     for number, (example, style) in enumerate(zip(examples, chosen, strict=True)):
         if style == "steps":
