@@ -81,8 +81,14 @@ def _shape_of_scratch(config: "RunConfig") -> Iterator[Mistake]:
             "remove it or change that",
             ("model.scratch.vocabulary", "model.scratch.tokens"),
         )
-    sizes = ("model.scratch.hidden_size", "model.scratch.heads")
-    if shape.hidden_size % (2 * shape.heads):
+    if shape.tokenizer is not None and shape.tokens != type(shape).model_fields["tokens"].default:
+        yield Mistake(
+            f"model.scratch.tokens: {shape.tokens} is for a tokenizer that is made here, but "
+            f"model.scratch.tokenizer is {shape.tokenizer!r}; remove one of the two",
+            ("model.scratch.tokens", "model.scratch.tokenizer"),
+        )
+    sizes = ("model.scratch.hidden_size", "model.scratch.heads", "model.scratch.overrides")
+    if shape.hidden_size % (2 * shape.heads) and "head_dim" not in shape.overrides:
         yield Mistake(
             f"model.scratch.hidden_size: {shape.hidden_size} cannot be cut into {shape.heads} heads of an "
             f"even size; give a multiple of {2 * shape.heads}",

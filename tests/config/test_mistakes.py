@@ -219,6 +219,10 @@ DISAGREEMENTS = [
         ["stage=pretrain", "model.attention=flash_attention_2"],
         "pretrain.batch_size: 8 packed sequences side by side are not kept apart",
     ),
+    (
+        ["model.scratch={tokens: bpe, tokenizer: embedded}"],
+        "model.scratch.tokens: bpe is for a tokenizer that is made here, but model.scratch.tokenizer is",
+    ),
     (["model.scratch={vocabulary: 500}"], "model.scratch.vocabulary: is for model.scratch.tokens = bpe"),
     (
         ["stage=[pretrain, grpo]", "model.scratch={max_positions: 512}", "pretrain.sequence_tokens=1024"],
@@ -244,6 +248,7 @@ def test_fields_that_disagree(refused, overrides: list[str], beginning: str) -> 
     "overrides",
     [
         ["model.scratch.heads=8", "model.scratch.kv_heads=2"],
+        ["model.scratch={hidden_size: 100, heads: 8, overrides: {head_dim: 16}}", "model.scratch.kv_heads=2"],
         ["model.lora={}", "grpo.kl.reference=adapter_off"],
         ["model.path=hub/name", "model.revision=main"],
         ["grpo.loss=cispo", "grpo.clip_high=5"],
