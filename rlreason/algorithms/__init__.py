@@ -12,6 +12,7 @@ from rlreason.algorithms.advantages import (
     group_advantages,
     informative,
     overlong_penalty,
+    token_advantages,
 )
 from rlreason.algorithms.gae import (
     adapted_coef,
@@ -58,6 +59,7 @@ __all__ = [
     "policy_loss",
     "rewards_with_kl",
     "sampler_weights",
+    "token_advantages",
     "token_logprobs",
     "token_rewards",
     "value_loss",

@@ -1,8 +1,10 @@
 """Advantages from the rewards of a batch of completions.
 
-Shape letter: B completions. Rows may stand in any order; `group_B` says which prompt each belongs to.
+Shape letters: B completions, T completion tokens. Rows may stand in any order; `group_B` says which prompt
+each belongs to.
 A NaN reward is an abstention: the row has no part in any baseline or spread, and its advantage is 0.
-The caller also sets NaN for completions it leaves out, such as truncated ones.
+The caller also sets NaN for completions it leaves out, such as truncated ones. `greedy_B`, for the baseline
+of that name, is what the greedy completion of each row's prompt earned; NaN there leaves the row out as well.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -10,10 +12,18 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-Baseline = Literal["mean", "leave_one_out"]
+Baseline = Literal["mean", "leave_one_out", "batch", "greedy"]
 AdvantageScale = Literal["none", "group", "batch"]
 
 _CANCELLED = 1e-6  # a smaller sum of normalised rewards, which are of size 1, is the rounding of float32
+
+
+_SCALES: dict[Baseline, tuple[AdvantageScale, ...]] = {
+    "mean": ("none", "group", "batch"),
+    "leave_one_out": ("none", "group", "batch"),
+    "batch": ("none", "batch"),
+    "greedy": ("none",),
+}
 
 
 class _GroupStatistics(NamedTuple):
@@ -32,38 +42,90 @@ def group_advantages(
     baseline: Baseline = "mean",
     scale: AdvantageScale = "none",
     eps: float = 1e-4,
+    greedy_B: Tensor | None = None,
 ) -> Tensor:
-    """Return group-relative advantages, (B,), in the dtype of the rewards but float32 at least.
+    """Return the advantages of whole completions, (B,), in the dtype of the rewards but float32 at least.
 
     Baseline: "mean" subtracts the mean of the group (GRPO, arXiv 2402.03300, section 4.1.2), "leave_one_out"
     the mean of the *other* completions of the group (the RLOO estimator, arXiv 2402.14740), which leaves
-    n / (n - 1) times the former in a group of n scored completions.
+    n / (n - 1) times the former in a group of n scored completions. "batch" subtracts the mean of all scored
+    rewards (REINFORCE++, arXiv 2501.03262), "greedy" the prompt's `greedy_B` (ReMax, arXiv 2310.10505).
 
     Scale: "none" leaves the difference as it is (Dr. GRPO, arXiv 2503.20783), "group" divides by the group's
     standard deviation plus `eps` (GRPO), "batch" by that of all scored rewards of the batch plus `eps`. The
     deviation is the unbiased one (n - 1), as in TRL.
 
-    A group whose scored rewards are all equal, and so any group with fewer than two of them, gets exactly 0.
+    A group whose scored rewards are all equal, and so any group with fewer than two of them, gets exactly 0;
+    with the baseline "batch", a batch; with "greedy", a completion that earns what the greedy one does.
 
-    Raises ValueError for mismatched shapes, infinite rewards, an unknown baseline or scale.
+    Raises ValueError for mismatched shapes, infinite rewards, an unknown baseline or scale, "group" with a
+    baseline that looks beyond the group, any scale with "greedy".
     """
-    if baseline not in get_args(Baseline):
-        raise ValueError(f"unknown baseline {baseline!r}; known: {', '.join(get_args(Baseline))}")
-    if scale not in get_args(AdvantageScale):
-        raise ValueError(f"unknown advantage scale {scale!r}; known: {', '.join(get_args(AdvantageScale))}")
+    _check_options(baseline, scale, rewards_B, greedy_B)
+    dtype = torch.promote_types(rewards_B.dtype, torch.float32)
+    rewards_B = _with_baseline(rewards_B, greedy_B)
     group = _group_statistics(rewards_B, group_B)
-    advantages_B = rewards_B.double() - group.mean_B
+    scored = rewards_B[~rewards_B.isnan()]
+    spread_B = group.spread_B
+    if greedy_B is not None:
+        advantages_B = rewards_B - greedy_B.double()
+        spread_B = torch.ones_like(spread_B)  # a difference of two numbers is 0 where they are equal
+    elif baseline == "batch":
+        advantages_B = rewards_B - scored.mean()
+        spread_B = torch.full_like(spread_B, bool((scored != scored[:1]).any()))
+    else:
+        advantages_B = rewards_B - group.mean_B
     if baseline == "leave_one_out":
         advantages_B = advantages_B * group.count_B / (group.count_B - 1).clamp(min=1)
     if scale == "group":
         advantages_B = advantages_B / (group.std_B + eps)
-    elif scale == "batch":
-        scored = rewards_B[~rewards_B.isnan()].double()
-        if scored.numel() > 1:
-            advantages_B = advantages_B / (scored.std() + eps)
+    elif scale == "batch" and scored.numel() > 1:
+        advantages_B = advantages_B / (scored.std() + eps)
     # Exactly 0 without spread: a rounding error of the mean, divided by eps alone, would be a signal.
-    advantages_B = torch.where(group.spread_B & ~rewards_B.isnan(), advantages_B, 0.0)
-    return advantages_B.to(torch.promote_types(rewards_B.dtype, torch.float32))
+    return torch.where(spread_B & ~rewards_B.isnan(), advantages_B, 0.0).to(dtype)
+
+
+def token_advantages(
+    rewards_B: Tensor,
+    group_B: Tensor,
+    kl_BT: Tensor,
+    mask_BT: Tensor,
+    *,
+    coef: float,
+    baseline: Baseline = "mean",
+    scale: AdvantageScale = "none",
+    eps: float = 1e-4,
+    greedy_B: Tensor | None = None,
+) -> Tensor:
+    """Return an advantage a token, (B, T): the completion's, less `coef` times the KL from the token on.
+
+    What was diverged before a token is not its doing. That is how REINFORCE++ (arXiv 2501.03262) and ReMax
+    (arXiv 2310.10505) take KL into the reward. Baselines are as in `group_advantages` and of rewards alone,
+    but for "batch": that is the mean over all tokens of reward less KL ahead. The scale "batch" divides by
+    the unbiased deviation over all tokens, plus `eps`; "group" is refused. No gradient flows into the result,
+    which is 0 for abstentions and under the mask's zeros.
+
+    Raises ValueError as `group_advantages` does, and for a KL and a mask of other shapes.
+    """
+    if kl_BT.dim() != 2 or mask_BT.shape != kl_BT.shape or len(kl_BT) != len(rewards_B):
+        shapes = f"{tuple(kl_BT.shape)} and {tuple(mask_BT.shape)}"
+        raise ValueError(f"KL and mask must both be ({len(rewards_B)}, T), got {shapes}")
+    _check_options(baseline, scale, rewards_B, greedy_B)
+    if scale == "group":
+        raise ValueError("advantage scale 'group' is for whole completions, not for tokens")
+    dtype = torch.promote_types(rewards_B.dtype, torch.float32)
+    rewards_B = _with_baseline(rewards_B, greedy_B)
+    kept_BT = mask_BT.bool() & ~rewards_B.isnan()[:, None]
+    left_B = group_advantages(rewards_B, group_B, baseline=baseline, greedy_B=greedy_B)
+    kl_BT = kl_BT.detach().double().masked_fill(~kept_BT, 0.0)
+    ahead_BT = kl_BT.flip(1).cumsum(1).flip(1)
+    advantages_BT = left_B[:, None] - coef * ahead_BT
+    known = advantages_BT[kept_BT]
+    if baseline == "batch":
+        advantages_BT = advantages_BT - known.mean()
+    if scale == "batch" and known.numel() > 1:
+        advantages_BT = advantages_BT / (known.std() + eps)
+    return advantages_BT.masked_fill(~kept_BT, 0.0).to(dtype)
 
 
 def decoupled_rewards(values_BK: Tensor, group_B: Tensor, *, weights_K: Tensor, eps: float = 1e-4) -> Tensor:
@@ -105,15 +167,19 @@ def gdpo_advantages(values_BK: Tensor, group_B: Tensor, *, weights_K: Tensor, ep
     return summed_B.nan_to_num(0.0).to(torch.promote_types(values_BK.dtype, torch.float32))
 
 
-def informative(rewards_B: Tensor, group_B: Tensor) -> Tensor:
+def informative(rewards_B: Tensor, group_B: Tensor, *, greedy_B: Tensor | None = None) -> Tensor:
     """Return a bool a row, (B,): does the row's group hold two scored completions with different rewards?
 
-    A group without spread has advantages of 0 and teaches nothing (DAPO's dynamic sampling, arXiv 2503.14476,
-    section 3.2, refills it). True for every row of an informative group, abstentions included.
+    With `greedy_B`: one that earned something else than the greedy completion. A group without spread has
+    advantages of 0 and teaches nothing (DAPO's dynamic sampling, arXiv 2503.14476, section 3.2, refills it).
+    True for every row of an informative group, abstentions included.
 
     Raises ValueError for mismatched shapes or infinite rewards.
     """
-    return _group_statistics(rewards_B, group_B).spread_B
+    if greedy_B is None:
+        return _group_statistics(rewards_B, group_B).spread_B
+    differs_B = group_advantages(rewards_B, group_B, baseline="greedy", greedy_B=greedy_B) != 0
+    return torch.isin(group_B, group_B[differs_B])
 
 
 def overlong_penalty(lengths_B: Tensor, *, max_new_tokens: int, buffer: int) -> Tensor:
@@ -128,6 +194,28 @@ def overlong_penalty(lengths_B: Tensor, *, max_new_tokens: int, buffer: int) -> 
         raise ValueError(f"buffer must lie between 1 and max_new_tokens={max_new_tokens}, got {buffer}")
     excess_B = lengths_B - (max_new_tokens - buffer)
     return -(excess_B.float() / buffer).clamp(0.0, 1.0)
+
+
+def _check_options(
+    baseline: Baseline, scale: AdvantageScale, rewards_B: Tensor, greedy_B: Tensor | None
+) -> None:
+    if baseline not in get_args(Baseline):
+        raise ValueError(f"unknown baseline {baseline!r}; known: {', '.join(get_args(Baseline))}")
+    if scale not in get_args(AdvantageScale):
+        raise ValueError(f"unknown advantage scale {scale!r}; known: {', '.join(get_args(AdvantageScale))}")
+    if scale not in _SCALES[baseline]:
+        known = ", ".join(_SCALES[baseline])
+        raise ValueError(f"advantage scale {scale!r} is not for baseline {baseline!r}; known: {known}")
+    if (baseline == "greedy") != (greedy_B is not None):
+        raise ValueError("greedy_B belongs to the baseline 'greedy', and it to greedy_B")
+    if greedy_B is not None and (greedy_B.shape != rewards_B.shape or greedy_B.isinf().any()):
+        raise ValueError(f"greedy_B must be {tuple(rewards_B.shape)} and finite or NaN")
+
+
+def _with_baseline(rewards_B: Tensor, greedy_B: Tensor | None) -> Tensor:
+    """The rewards in float64; where there is nothing to hold one against, NaN."""
+    rewards_B = rewards_B.double()
+    return rewards_B if greedy_B is None else rewards_B.masked_fill(greedy_B.isnan(), torch.nan)
 
 
 def _group_statistics(rewards_B: Tensor, group_B: Tensor) -> _GroupStatistics:

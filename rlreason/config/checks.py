@@ -7,21 +7,16 @@ field that is already known to be wrong.
 import difflib
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from rlreason.config.mistake import Mistake
+from rlreason.config.objective import objective_mistakes
 from rlreason.config.training import DERIVATIONS, ROLLOUTS, STAGES, STYLES
 
 LEARNED = "learned"
 
 if TYPE_CHECKING:
     from rlreason.config.schema import RunConfig
-
-
-class Mistake(NamedTuple):
-    """`text` names field, value and remedy; `fields` are the dotted keys that it depends on."""
-
-    text: str
-    fields: tuple[str, ...]
 
 
 def cross_field_mistakes(config: "RunConfig") -> Iterator[Mistake]:
@@ -35,7 +30,7 @@ def cross_field_mistakes(config: "RunConfig") -> Iterator[Mistake]:
     if "sft" in config.stages:
         yield from _traces(config)
     yield from _learned(config)
-    yield from _loss(config)
+    yield from objective_mistakes(config)
     yield from _sizes(config)
     yield from _eval(config)
 
@@ -86,8 +81,14 @@ def _shape_of_scratch(config: "RunConfig") -> Iterator[Mistake]:
             "remove it or change that",
             ("model.scratch.vocabulary", "model.scratch.tokens"),
         )
-    sizes = ("model.scratch.hidden_size", "model.scratch.heads")
-    if shape.hidden_size % (2 * shape.heads):
+    if shape.tokenizer is not None and shape.tokens != type(shape).model_fields["tokens"].default:
+        yield Mistake(
+            f"model.scratch.tokens: {shape.tokens} is for a tokenizer that is made here, but "
+            f"model.scratch.tokenizer is {shape.tokenizer!r}; remove one of the two",
+            ("model.scratch.tokens", "model.scratch.tokenizer"),
+        )
+    sizes = ("model.scratch.hidden_size", "model.scratch.heads", "model.scratch.overrides")
+    if shape.hidden_size % (2 * shape.heads) and "head_dim" not in shape.overrides:
         yield Mistake(
             f"model.scratch.hidden_size: {shape.hidden_size} cannot be cut into {shape.heads} heads of an "
             f"even size; give a multiple of {2 * shape.heads}",
@@ -250,54 +251,6 @@ def _learned(config: "RunConfig") -> Iterator[Mistake]:
                 "with the columns prompt, chosen and rejected",
                 ("reward_model.pairs", "task.name", "task.eval_name", "stage"),
             )
-
-
-def _loss(config: "RunConfig") -> Iterator[Mistake]:
-    grpo = config.grpo
-    if grpo.loss == "cispo" and grpo.ratio == "sequence":
-        yield Mistake(
-            "grpo.ratio: sequence cannot be used with grpo.loss = cispo, which weighs each token by its own "
-            "ratio; set grpo.ratio to token or choose another loss",
-            ("grpo.ratio", "grpo.loss"),
-        )
-    if grpo.loss == "cispo" and grpo.dual_clip is not None:
-        yield Mistake(
-            f"grpo.dual_clip: {grpo.dual_clip:g} has no effect with grpo.loss = cispo, which multiplies no "
-            "loss by an unbounded ratio; set grpo.dual_clip to null",
-            ("grpo.dual_clip", "grpo.loss"),
-        )
-    if grpo.combine == "gdpo":
-        yield from _gdpo(config)
-    for stage, section in (("grpo", config.grpo), ("ppo", config.ppo)):
-        if section.overlong_buffer >= config.rollout.max_new_tokens:
-            yield Mistake(
-                f"{stage}.overlong_buffer: {section.overlong_buffer} is not below rollout.max_new_tokens = "
-                f"{config.rollout.max_new_tokens}; lower it (0 = off)",
-                (f"{stage}.overlong_buffer", "rollout.max_new_tokens"),
-            )
-
-
-def _gdpo(config: "RunConfig") -> Iterator[Mistake]:
-    """What belongs to the other way of combining rewards."""
-    grpo = config.grpo
-    if grpo.advantage_scale != "none":
-        yield Mistake(
-            f"grpo.advantage_scale: {grpo.advantage_scale} cannot be used with grpo.combine = gdpo, which "
-            "divides by the deviations of group and batch in its own way; set it to none",
-            ("grpo.advantage_scale", "grpo.combine"),
-        )
-    if grpo.baseline != "mean":
-        yield Mistake(
-            f"grpo.baseline: {grpo.baseline} cannot be used with grpo.combine = gdpo, which subtracts the "
-            "mean of the group; set it to mean",
-            ("grpo.baseline", "grpo.combine"),
-        )
-    if grpo.kl.coef and grpo.kl.where == "reward":
-        yield Mistake(
-            "grpo.kl.where: reward cannot be used with grpo.combine = gdpo, which would scale the penalty as "
-            "it scales a reward; set grpo.kl.where to loss",
-            ("grpo.kl.where", "grpo.kl.coef", "grpo.combine"),
-        )
 
 
 def _sizes(config: "RunConfig") -> Iterator[Mistake]:

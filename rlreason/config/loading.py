@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlreason.config import fields, messages
-from rlreason.config.checks import Mistake
 from rlreason.config.data import expand_rewards
+from rlreason.config.mistake import Mistake
 from rlreason.config.schema import CROSS_FIELD, RunConfig
 from rlreason.config.yaml_text import read_yaml
 from rlreason.errors import UserError

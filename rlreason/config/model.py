@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import Field, JsonValue, PlainValidator
 
 from rlreason.config.base import Section
 
@@ -36,8 +36,21 @@ class LoraConfig(Section):
 
 
 class ScratchConfig(Section):
-    """Shape of a new, randomly initialised Llama model, and the tokenizer that is made for it."""
+    """Shape of a new, randomly initialised model, and its tokenizer: made for it, or another model's."""
 
+    architecture: str = Field(
+        default="llama",
+        min_length=1,
+        description="model type in transformers: llama, qwen3, gemma3_text, mixtral, gpt2, ...",
+    )
+    overrides: dict[str, JsonValue] = Field(
+        default_factory=dict, description="further fields of the architecture's config in transformers"
+    )
+    tokenizer: str | None = Field(
+        default=None,
+        min_length=1,
+        description="take the tokenizer of embedded, of a folder or a hub model; null = make one",
+    )
     tokens: Literal["digits", "numbers", "bpe"] = Field(
         default="digits",
         description="a token is a word, or: digits = a digit, numbers = a number; bpe = learned byte pairs",
@@ -78,5 +91,5 @@ class ModelConfig(Section):
         default=None, description="train a low-rank adapter; null = train all weights"
     )
     scratch: ScratchConfig | None = Field(
-        default=None, description="train a new Llama of this shape from nothing, in place of path"
+        default=None, description="train a new model of this shape from nothing, in place of path"
     )

@@ -15,8 +15,9 @@ class KlConfig(Section):
     estimator: Literal["k1", "k2", "k3"] = Field(
         default="k3", description="estimator of the divergence (Schulman's note on approximating KL)"
     )
-    where: Literal["loss", "reward"] = Field(
-        default="loss", description="add the penalty to the loss or to the reward"
+    where: Literal["loss", "reward", "tokens"] = Field(
+        default="loss",
+        description="add the penalty to the loss, to the reward, or to each token's: what comes from it on",
     )
     correction: bool = Field(
         default=False, description="weigh the penalty in the loss by the importance ratio (arXiv 2512.02556)"
@@ -74,7 +75,9 @@ class GrpoConfig(OnlineConfig):
     """Group-relative policy optimisation and its relatives. A loss is named after its paper, see docs."""
 
     group_size: int = Field(
-        default=8, ge=2, description="completions of each question; they are compared, so 2 or more"
+        default=8,
+        ge=1,
+        description="completions of each question; 2 or more where baseline compares them with each other",
     )
     loss: Literal["dr_grpo", "grpo", "dapo", "bnpo", "cispo"] = Field(
         default="dr_grpo", description="policy loss and what it is divided by"
@@ -90,8 +93,9 @@ class GrpoConfig(OnlineConfig):
         default="sum",
         description="compare the sums of the rewards, or normalise each reward in its group first (GDPO)",
     )
-    baseline: Literal["mean", "leave_one_out"] = Field(
-        default="mean", description="subtract the group's mean reward, or that of the others (RLOO)"
+    baseline: Literal["mean", "leave_one_out", "batch", "greedy"] = Field(
+        default="mean",
+        description="subtract the mean of the group, its others (RLOO), the step, or a greedy reward (ReMax)",
     )
     dynamic_sampling: int = Field(
         default=0,

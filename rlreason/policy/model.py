@@ -11,13 +11,14 @@ from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from rlreason.config.model import ModelConfig
+from rlreason.config.model import ModelConfig, ScratchConfig
 from rlreason.errors import UserError
 from rlreason.policy.adapter import merged_state, with_adapter
+from rlreason.policy.architecture import scratch_model
 from rlreason.policy.chat import end_of_sequence_ids
 from rlreason.policy.embedded import EMBEDDED, embedded_model
 from rlreason.policy.precision import resolve_precision
-from rlreason.policy.scratch import scratch_model, scratch_tokenizer
+from rlreason.policy.scratch import scratch_tokenizer
 
 
 @dataclass
@@ -80,20 +81,21 @@ def load_policy(
 ) -> Policy:
     """Load the policy of `config`, or the checkpoint at `path` with the rest of `config`.
 
-    With `model.scratch`, a model is made from nothing; its tokenizer is made for
+    With `model.scratch`, a model is made from nothing; its tokenizer is that of another model, or is made for
     `scratch_texts()` and has one token for each of `tags`. Dropout is off unless asked for: in reinforcement
     learning the ratio of the first pass must be 1. Raises UserError if the model cannot be found
     or lacks a tokenizer.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if config.scratch is not None and path is None:
-        shape = config.scratch
-        tokenizer: Any = scratch_tokenizer(
-            scratch_texts() if scratch_texts else (), tags, tokens=shape.tokens, vocabulary=shape.vocabulary
-        )
-        model: Any = scratch_model(config.scratch, tokenizer)
+        tokenizer: Any = _new_tokenizer(config.scratch, scratch_texts, tags)
+        model: Any = scratch_model(config, tokenizer)
     else:
         model, tokenizer = _load(config, str(path) if path is not None else config.path)
+    settings = model.config.get_text_config()
+    if getattr(settings, "output_router_logits", False):
+        # A mixture of experts would compute a loss of its own beside the logits, also while it samples.
+        settings.output_router_logits = False
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
@@ -121,14 +123,31 @@ def switch_dropout_off(model: nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
+def _new_tokenizer(
+    shape: ScratchConfig, texts: Callable[[], Sequence[str]] | None, tags: Sequence[str]
+) -> Any:
+    if shape.tokenizer is not None:
+        return _load_tokenizer(shape.tokenizer, {}, "model.scratch.tokenizer")
+    return scratch_tokenizer(texts() if texts else (), tags, tokens=shape.tokens, vocabulary=shape.vocabulary)
+
+
+def _local(path: str) -> Path:
+    return embedded_model() if path == EMBEDDED else Path(path).expanduser()
+
+
+def _load_tokenizer(path: str, options: dict[str, Any], field: str) -> Any:
+    local = _local(path)
+    try:
+        return AutoTokenizer.from_pretrained(str(local) if local.exists() else path, **options)
+    except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
+        raise _unreadable(path, local.exists(), "tokenizer", error, field) from error
+
+
 def _load(config: ModelConfig, path: str) -> tuple[Any, Any]:
-    local = embedded_model() if path == EMBEDDED else Path(path).expanduser()
+    local = _local(path)
     source = str(local) if local.exists() else path
     options: dict[str, Any] = {"revision": config.revision} if not local.exists() and config.revision else {}
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
-        raise _unreadable(path, local.exists(), "tokenizer", error) from error
+    tokenizer = _load_tokenizer(path, options, "model.path")
     if not local.exists() or (local / "config.json").exists():
         try:
             model = AutoModelForCausalLM.from_pretrained(
@@ -139,21 +158,21 @@ def _load(config: ModelConfig, path: str) -> tuple[Any, Any]:
                 **options,
             )
         except (OSError, ValueError, ImportError, SafetensorError) as error:
-            raise _unreadable(path, local.exists(), "model", error) from error
+            raise _unreadable(path, local.exists(), "model", error, "model.path") from error
         return model, tokenizer
     raise UserError(f"model.path: {path!r} holds no config.json, so it is no model directory")
 
 
-def _unreadable(path: str, is_local: bool, part: str, error: Exception) -> UserError:
+def _unreadable(path: str, is_local: bool, part: str, error: Exception, field: str) -> UserError:
     first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     if is_local:
         return UserError(
-            f"model.path: no {part} can be loaded from the directory {path!r} ({first}). "
+            f"{field}: no {part} can be loaded from the directory {path!r} ({first}). "
             f"It must hold what save_pretrained writes of model and tokenizer."
         )
     return UserError(
-        f"model.path: {path!r} is no local directory, and the {part} of that name could not be fetched from "
-        f"the model hub ({first}). Without a hub, use the embedded model (model.path={EMBEDDED}) or the "
+        f"{field}: {path!r} is no local directory, and the {part} of that name could not be fetched from "
+        f"the model hub ({first}). Without a hub, use the embedded model ({field}={EMBEDDED}) or the "
         f"path of a local model directory."
     )
 

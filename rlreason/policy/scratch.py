@@ -1,10 +1,10 @@
-"""A small Llama-shaped model made from nothing, and a tokenizer for it."""
+"""A tokenizer for a model that is made from nothing."""
 
 import re
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
 _SPECIAL = _PAD, _UNKNOWN, _START, _END = "<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>"
 # Spaces stick to words and signs and never to numbers, so that a number looks the same wherever it stands.
@@ -72,24 +72,3 @@ def _byte_pairs(texts: Iterable[str], vocabulary: int) -> Any:
     )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
-
-
-def scratch_model(scratch: Any, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A randomly initialised Llama of the shape `scratch` (`config.ScratchConfig`), tied embeddings.
-
-    Draws from torch's global generator: seed it first.
-    """
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=scratch.hidden_size,
-        intermediate_size=scratch.intermediate_size,
-        num_hidden_layers=scratch.layers,
-        num_attention_heads=scratch.heads,
-        num_key_value_heads=scratch.kv_heads,
-        max_position_embeddings=scratch.max_positions,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return LlamaForCausalLM(config)

@@ -4,8 +4,8 @@ Shapes: P prompts, G completions of each.
 """
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -19,14 +19,12 @@ from rlreason.types import Rollout
 
 @dataclass(frozen=True)
 class TokenTargets:
-    """What PPO knows of each token of a completion, (T,) each, from before the step's update.
+    """What PPO's critic learns at each token of a completion, (T,) each, from before the step's update.
 
-    `advantages` and `returns` are what policy and critic are trained on; `values` are the critic's own then,
-    `logprobs` the policy's, where they have been computed.
+    It is aimed at `returns`; `values` are its own then, `logprobs` the policy's, where they were computed.
     """
 
     values: Tensor
-    advantages: Tensor
     returns: Tensor
     logprobs: Tensor | None = None
 
@@ -35,7 +33,8 @@ class TokenTargets:
 class Sample:
     """One completion on its way through a step. `group` numbers its prompt within the step.
 
-    `advantage` is that of the completion; where each token has its own (`tokens`), the mean of theirs.
+    `advantage` is that of the completion; where each token has its own (`token_advantages`, (T,)), the mean
+    of theirs. `greedy` is the greedy completion of the same prompt, where rewards are held against that.
     """
 
     group: int
@@ -45,11 +44,18 @@ class Sample:
     score: RubricScore
     reward: float | None
     advantage: float = 0.0
+    token_advantages: Tensor | None = None
     tokens: TokenTargets | None = None
+    greedy: "Sample | None" = None
 
     @property
     def truncated(self) -> bool:
         return self.rollout.finish_reason == "length"
+
+
+def greedy_of(samples: Iterable[Sample]) -> list[Sample]:
+    """The greedy completions that `samples` are held against, each once."""
+    return list({s.group: s.greedy for s in samples if s.greedy is not None}.values())
 
 
 class PromptStream:
@@ -112,6 +118,14 @@ class Collector:
             for (group, prompt), rollouts in zip(prompts, sampled, strict=True)
             for rollout in rollouts
         ]
+
+    def greedy(
+        self, prompts: Sequence[tuple[int, RenderedPrompt]]
+    ) -> list[tuple[int, RenderedPrompt, Rollout]]:
+        """The likeliest completion, token by token, of each (group number, prompt)."""
+        requests = [Request(prompt.ids, (0,)) for _, prompt in prompts]
+        sampled = self.engine.generate(requests, replace(self.sampling, temperature=0.0))
+        return [(group, prompt, one) for (group, prompt), (one,) in zip(prompts, sampled, strict=True)]
 
     def score(self, drawn: Sequence[tuple[int, RenderedPrompt, Rollout]]) -> list[Sample]:
         """Decode and score completions; `reward` starts as the rubric's total, None for an abstention."""

@@ -1,17 +1,24 @@
 """Stage `grpo`: group-relative policy optimisation (arXiv 2402.03300) and its relatives.
 
-What is its own is here: a completion is held against the others of its question. The loop around it, which it
-shares with `ppo`, is `rlreason.stages.loop`.
+What is its own is here: a completion is held against the others of its question, or of the step, or against a
+greedy one. The loop around it, which it shares with `ppo`, is `rlreason.stages.loop`.
 """
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from rlreason.algorithms import decoupled_rewards, gdpo_advantages, group_advantages, informative
+from rlreason.algorithms import (
+    decoupled_rewards,
+    gdpo_advantages,
+    group_advantages,
+    informative,
+    token_advantages,
+)
 from rlreason.config import RunConfig
-from rlreason.stages.collect import Sample
+from rlreason.stages.collect import Sample, greedy_of
 from rlreason.stages.context import RunContext
 from rlreason.stages.loop import Method, overlong, rewards_and_groups, train_online
 from rlreason.stages.loop_setup import OnlineSetup
@@ -23,39 +30,87 @@ def train_grpo(context: RunContext) -> None:
 
 
 class GroupRelative(Method):
-    """An advantage a completion: its reward less the baseline of its group, scaled as the config says."""
+    """An advantage a completion: its reward less a baseline, scaled as the config says."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
         self.rounds = config.grpo.dynamic_sampling
+        self.greedy = config.grpo.baseline == "greedy"
 
     def informative(self, samples: Sequence[Sample]) -> list[bool]:
         rewards_B, group_B = rewards_and_groups(samples)
         if self._config.grpo.combine == "gdpo":
             values_BK, weights_K = _terms(self._config, samples)
             rewards_B = decoupled_rewards(values_BK, group_B, weights_K=weights_K)
-        return informative(rewards_B, group_B).tolist()
+        return informative(rewards_B, group_B, greedy_B=self._greedy(samples)).tolist()
 
     def advantage(self, setup: OnlineSetup, samples: Sequence[Sample]) -> dict[str, float | None]:
         config = self._config.grpo
         setup.updater.penalize_kl(samples)
         rewards_B, group_B = rewards_and_groups(samples)
+        if config.kl.where == "tokens" and config.kl.coef:
+            self._by_token(setup, samples)
+            return self._measured(samples)
         if config.combine == "gdpo":
             values_BK, weights_K = _terms(self._config, samples)
             advantages = gdpo_advantages(values_BK, group_B, weights_K=weights_K)
         else:
             advantages = group_advantages(
-                rewards_B, group_B, baseline=config.baseline, scale=config.advantage_scale
+                rewards_B, group_B, greedy_B=self._greedy(samples), **self._options()
             )
         for sample, value in zip(samples, advantages.tolist(), strict=True):
             sample.advantage = value
-        return {}
+        return self._measured(samples)
+
+    def _by_token(self, setup: OnlineSetup, samples: Sequence[Sample]) -> None:
+        """Advantages a token, from which the KL from that token on is taken."""
+        kl = setup.updater.token_kl(samples)
+        rows = [kl[id(sample)].cpu() for sample in samples]
+        kl_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        mask_BT = torch.arange(kl_BT.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+        rewards_B, group_B = rewards_and_groups(samples)
+        advantages_BT = token_advantages(
+            rewards_B,
+            group_B,
+            kl_BT,
+            mask_BT,
+            coef=self._config.grpo.kl.coef,
+            greedy_B=self._greedy(samples),
+            **self._options(),
+        )
+        for sample, row, advantages_T in zip(samples, rows, advantages_BT, strict=True):
+            if sample.reward is not None and not _without_baseline(sample):
+                sample.token_advantages = advantages_T[: len(row)].float()
+                sample.advantage = float(sample.token_advantages.mean())
+
+    def _options(self) -> dict[str, Any]:
+        return {"baseline": self._config.grpo.baseline, "scale": self._config.grpo.advantage_scale}
+
+    def _greedy(self, samples: Sequence[Sample]) -> torch.Tensor | None:
+        """What each sample's greedy completion earned, (B,), NaN where it has no reward."""
+        if not self.greedy:
+            return None
+        return rewards_and_groups([sample.greedy or sample for sample in samples])[0]
+
+    def _measured(self, samples: Sequence[Sample]) -> dict[str, float | None]:
+        if not self.greedy:
+            return {}
+        found = greedy_of(samples)
+        known = [one.reward for one in found if one.reward is not None]
+        return {
+            "greedy_reward": sum(known) / len(known) if known else None,
+            "without_baseline": float(len(found) - len(known)),
+        }
 
     def signal(self, samples: Sequence[Sample]) -> float:
         groups: dict[int, bool] = {}
         for sample in samples:
             groups[sample.group] = groups.get(sample.group, False) or sample.advantage != 0
         return sum(groups.values()) / len(groups)
+
+
+def _without_baseline(sample: Sample) -> bool:
+    return sample.greedy is not None and sample.greedy.reward is None
 
 
 def _terms(config: RunConfig, samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -17,7 +17,7 @@ from rlreason.config import RunConfig
 from rlreason.errors import UserError
 from rlreason.scoring import LEARNED, failures
 from rlreason.stages.clock import Clock
-from rlreason.stages.collect import Sample
+from rlreason.stages.collect import Sample, greedy_of
 from rlreason.stages.context import RunContext
 from rlreason.stages.interrupt import Interrupts
 from rlreason.stages.loop_setup import OnlineSetup, evaluate, prepare, save_checkpoint
@@ -30,6 +30,9 @@ class Method:
 
     rounds: int = 0
     """Further rounds of sampling in a step, to replace groups that are not `informative`."""
+
+    greedy: bool = False
+    """Whether each prompt is also completed greedily: `Sample.greedy`, which is scored, never trained on."""
 
     def informative(self, samples: Sequence[Sample]) -> list[bool]:
         """Whether each sample's group can teach something; asked only where there are `rounds`."""
@@ -87,10 +90,10 @@ def sample_and_score(
 ) -> tuple[list[Sample], list[Sample]]:
     """Draw and score the step's groups; every process returns those of all processes.
 
-    Returns the samples to learn from, and all that were drawn for them. With dynamic sampling (DAPO, arXiv
-    2503.14476, section 3.2) groups whose rewards are all equal are replaced from further questions, for at
-    most `rounds` rounds; what is still without signal then fills the step up. Raises UserError
-    if a reward has failed on too many of the completions.
+    Returns the samples to learn from, and all that were drawn for them, greedy ones among them. With dynamic
+    sampling (DAPO, arXiv 2503.14476, section 3.2) groups that are not `informative` are replaced from further
+    questions, for at most `rounds` rounds; what is still without signal then fills the step up. Raises
+    UserError if a reward has failed on too many of the completions.
     """
     config, method = context.config.online, setup.method
     kept: list[Sample] = []
@@ -112,6 +115,7 @@ def sample_and_score(
         spare += [sample for sample in fresh if sample.group not in with_signal]
     missing = config.prompts_per_step - len({sample.group for sample in kept})
     fill = sorted({sample.group for sample in spare})[:missing]
+    drawn += greedy_of(drawn)
     context.scorer.check([sample.score for sample in drawn])
     return kept + [sample for sample in spare if sample.group in fill], drawn
 
@@ -124,9 +128,13 @@ def draw(
     numbered = list(enumerate(setup.stream.take(count), start=first_group))
     share = numbered[accelerator.process_index :: accelerator.num_processes]
     drawn = setup.collector.sample(share, step=step)
+    greedy = setup.collector.greedy(share) if setup.method.greedy else []
     clock.lap("sample")
-    scored = setup.collector.score(drawn) if drawn else []
+    scored = setup.collector.score(drawn + greedy) if drawn else []
     apply_overlong(context, scored)
+    scored, compared = scored[: len(drawn)], {s.group: s for s in scored[len(drawn) :]}
+    for sample in scored:
+        sample.greedy = compared.get(sample.group)
     if accelerator.num_processes > 1:
         scored = sorted(gather_object(scored), key=lambda sample: sample.group)
     clock.lap("score")

@@ -22,6 +22,8 @@ def online_plan(
     """
     online, rollout = config.online, config.rollout
     completions = online.prompts_per_step * online.group_size
+    greedy = online.prompts_per_step if _greedy(config) else 0
+    beside = f" and {greedy} greedy ones" if greedy else ""
     trainable = sum(p.numel() for p in policy.trainable().values())
     total = sum(p.numel() for p in policy.model.parameters())
     lengths = sorted(len(prompt.ids) for prompt in train)
@@ -33,8 +35,8 @@ def online_plan(
         ("sampler", engine),
         ("questions", f"{len(train)} to train on ({passes:.2f} passes), {len(held_out)} held out"),
         ("prompts", f"{lengths[len(lengths) // 2]} tokens at the median, {lengths[-1]} at most"),
-        ("a step", f"{online.prompts_per_step} prompts x {online.group_size} completions = {completions}, "
-                   f"at most {completions * rollout.max_new_tokens:,} new tokens"),
+        ("a step", f"{online.prompts_per_step} prompts x {online.group_size} completions = {completions}"
+                   f"{beside}, at most {(completions + greedy) * rollout.max_new_tokens:,} new tokens"),
         ("in all", f"{online.steps} steps, {online.steps * completions:,} completions, "
                    f"{online.steps * online.epochs * online.minibatches} optimizer steps"),
         ("reward", reward_formula(config)),
@@ -52,6 +54,10 @@ def online_plan(
     return Plan(name=f"{config.name} · {config.online_stage.upper()}", rows=rows, loss=loss_formula(config))
 
 
+def _greedy(config: RunConfig) -> bool:
+    return config.online_stage == "grpo" and config.grpo.baseline == "greedy"
+
+
 def reward_formula(config: RunConfig) -> str:
     """The rubric in one line, such as `1 accuracy [if think_format] + 0.1 think_format`."""
     terms = []
@@ -65,8 +71,8 @@ def reward_formula(config: RunConfig) -> str:
     text = " + ".join(terms)
     if config.online_stage == "ppo" and config.ppo.truncation_penalty:
         text += f" - {config.ppo.truncation_penalty:g} [if cut off]"
-    if kl.coef and kl.where == "reward":
-        each = ", a token" if config.online_stage == "ppo" else ""
+    if kl.coef and kl.where != "loss":
+        each = ", a token" if config.online_stage == "ppo" or kl.where == "tokens" else ""
         text += f" - {kl.coef:g} KL_{kl.estimator}(policy || {kl.reference}){each}"
     if config.online_stage == "ppo" and config.ppo.kl.target is not None:
         text += f", its weight adapted to hold {config.ppo.kl.target:g} nats a completion"
@@ -86,7 +92,14 @@ def advantage_formula(config: RunConfig) -> str:
             "(sum over the terms of the reward of weight x (value - mean of the group) / (std of the group + "
             "1e-4)) / (std of these sums in the batch + 1e-4)"
         )
-    baseline = "mean of the others in the group" if grpo.baseline == "leave_one_out" else "mean of the group"
+    baseline = {
+        "mean": "mean of the group",
+        "leave_one_out": "mean of the others in the group",
+        "batch": "mean of the batch",
+        "greedy": "reward of the greedy completion",
+    }[grpo.baseline]
+    if grpo.kl.coef and grpo.kl.where == "tokens":
+        baseline += ", the KL of a token counted from it on"
     scale = {"none": "", "group": ", / (std of the group + 1e-4)", "batch": ", / (std of the batch + 1e-4)"}
     return f"reward - {baseline}{scale[grpo.advantage_scale]}"
 

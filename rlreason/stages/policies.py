@@ -2,13 +2,33 @@
 
 from dataclasses import replace
 
+from rlreason.config import RunConfig
 from rlreason.errors import UserError
+from rlreason.policy.architecture import check_scratch
 from rlreason.policy.chat import Renderer
 from rlreason.policy.critic import ActorCritic, critic_from, load_critic, probe_values, shared_critic
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy, load_policy
+from rlreason.rollout.native import unsupported
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
+
+
+def check_new_model(config: RunConfig) -> None:
+    """Refuse, before anything is trained, a `model.scratch` that a later stage could do nothing with."""
+    if config.model.scratch is None:
+        return
+    scalar, critic = None, config.ppo.critic
+    if "reward_model" in config.stages:
+        scalar = "stage: reward_model"
+    elif "ppo" in config.stages[1:] and critic.kind == "separate" and critic.start == "auto":
+        scalar = "ppo.critic.kind: separate"
+    model = check_scratch(config.model, scalar=scalar)
+    reason = unsupported(model)
+    if config.rollout.engine == "native" and reason is not None:
+        raise UserError(
+            f"rollout.engine: native cannot run what model.scratch makes ({reason}); use auto or transformers"
+        )
 
 
 def load_stage_policy(
@@ -29,7 +49,7 @@ def load_stage_policy(
         return [*(texts or []), *questions, system or ""]
 
     torch.manual_seed(derive_seed("weights", config.seed))
-    return load_policy(
+    policy = load_policy(
         config.model,
         path=context.start,
         device=context.accelerator.device,
@@ -37,6 +57,17 @@ def load_stage_policy(
         tags=tags,
         dropout=dropout,
     )
+    if context.start is None and config.model.scratch is not None:
+        _check_shared_critic(config, policy)
+    return policy
+
+
+def _check_shared_critic(config: RunConfig, policy: Policy) -> None:
+    """Raise UserError before a new model is trained if `ppo` could not read its hidden states later."""
+    if "ppo" in config.stages and config.ppo.critic.kind == "shared":
+        forward = CompletionLogprobs(policy)
+        probe_forward(policy, forward)
+        shared_critic(policy, forward)
 
 
 def load_reference(context: RunContext, policy: Policy) -> CompletionLogprobs | None:

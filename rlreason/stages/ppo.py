@@ -66,9 +66,9 @@ class CriticBased(Method):
             advantages_BT = whiten(advantages_BT, mask_BT)
         for row, sample in enumerate(judged):
             kept = slice(0, len(sample.rollout.completion_ids))
-            rows = (values_BT[row, kept], advantages_BT[row, kept], returns_BT[row, kept])
-            targets = TokenTargets(*rows, now.get(id(sample)))
-            sample.tokens, sample.advantage = targets, float(targets.advantages.mean())
+            sample.tokens = TokenTargets(values_BT[row, kept], returns_BT[row, kept], now.get(id(sample)))
+            sample.token_advantages = advantages_BT[row, kept]
+            sample.advantage = float(advantages_BT[row, kept].mean())
         self._adapt(measured.get("kl_completion"), len(judged))
         return measured
 

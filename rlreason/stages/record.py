@@ -6,7 +6,7 @@ from typing import Any
 from rewards import SPECS, parse
 from rlreason.config import RunConfig
 from rlreason.scoring import FORMAT
-from rlreason.stages.collect import Sample
+from rlreason.stages.collect import Sample, greedy_of
 from rlreason.tasks import derives
 
 
@@ -27,8 +27,8 @@ def step_record(
     """The line of a step. Shares are in [0, 1]; lengths in tokens; log-probs, KL and entropy in nats.
 
     `numbers` are what advantage and update have measured. `drawn` are all completions of the step, those that
-    dynamic sampling has put aside among them. Failures and abstentions are counted over these, as numbers of
-    completions; `failed` is a share.
+    dynamic sampling has put aside and greedy ones among them. Failures and abstentions are counted over
+    these, as numbers of completions; `failed` is a share. Of the rest, greedy ones are in `tokens` alone.
     """
     spec = SPECS[config.prompt.format]
     lengths = [len(s.rollout.completion_ids) for s in samples]
@@ -46,7 +46,7 @@ def step_record(
         "truncated": _mean(float(s.truncated) for s in samples),
         "abstained": _mean(float(s.score.total is None) for s in samples),
         "failed": _mean(float(any(part.failed for part in s.score.parts.values())) for s in drawn),
-        "tokens": sum(lengths),
+        "tokens": sum(lengths) + sum(len(s.rollout.completion_ids) for s in greedy_of(samples)),
         **numbers,
     }
     for name in samples[0].score.parts:
@@ -76,6 +76,7 @@ def sample_records(stage: str, step: int, samples: Sequence[Sample]) -> list[dic
                 name: {"value": part.value, "reason": part.reason, "failed": part.failed}
                 for name, part in sample.score.parts.items()
             },
+            **({"greedy_reward": sample.greedy.reward} if sample.greedy else {}),
         }
         for sample in samples
     ]

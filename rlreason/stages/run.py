@@ -39,6 +39,9 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
         data, left_out = readable(config, rules, data)
     root = Path(config.output_dir) / config.name
     accelerator = _accelerator(config)
+    from rlreason.stages.policies import check_new_model
+
+    check_new_model(config)
     with _open(root, config, accelerator) as directory, _view(accelerator) as view:
         view.note(_counts(data))
         if left_out:

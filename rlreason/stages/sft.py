@@ -14,7 +14,7 @@ from rlreason.policy.model import Policy
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
 from rlreason.stages.policies import load_stage_policy
-from rlreason.stages.trainer import Recorder, trainer_arguments
+from rlreason.stages.trainer import Recorder, balanced_experts, trainer_arguments
 from rlreason.tasks import Trace, Turn, load_traces, traces
 
 NAME = "sft"
@@ -178,4 +178,5 @@ def _fit(context: RunContext, policy: Policy, rows: list[dict[str, Any]]) -> Non
         callbacks=[Recorder(context, NAME)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
+    with balanced_experts(policy.model):
+        trainer.train()

@@ -1,6 +1,8 @@
 """What the stages that run on transformers' Trainer share: its arguments, and what becomes of its logs."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import TrainerCallback
@@ -46,6 +48,23 @@ def trainer_arguments(
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
+
+
+@contextmanager
+def balanced_experts(model: Any) -> Iterator[None]:
+    """While a mixture of experts is taught by examples, its config's load-balancing loss is added.
+
+    TRL's trainers see to that themselves, and leave it switched on.
+    """
+    settings = model.config.get_text_config()
+    if not hasattr(settings, "output_router_logits"):
+        yield
+        return
+    settings.output_router_logits = bool(getattr(settings, "router_aux_loss_coef", 0.0))
+    try:
+        yield
+    finally:
+        settings.output_router_logits = False
 
 
 class Recorder(TrainerCallback):

@@ -94,13 +94,19 @@ class Updater:
         kl = self._settings.kl
         if kl.coef == 0 or kl.where != "reward":
             return
-        now, reference = self.logprobs(samples), self.reference_logprobs(samples)
+        kl_by_sample = self.token_kl(samples)
         for sample in samples:
             if sample.reward is not None:
-                kl_1T = kl_estimate(now[id(sample)], reference[id(sample)], kl.estimator)[None]
+                kl_1T = kl_by_sample[id(sample)][None]
                 reward_1 = torch.tensor([sample.reward], dtype=torch.float64)
                 penalized_1 = rewards_with_kl(reward_1, kl_1T.cpu(), torch.ones(kl_1T.shape), coef=kl.coef)
                 sample.reward = float(penalized_1)
+
+    def token_kl(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
+        """KL(policy || reference) at each of a sample's tokens, (T,) in nats, by `id(sample)`."""
+        now, reference = self.logprobs(samples), self.reference_logprobs(samples)
+        kind = self._settings.kl.estimator
+        return {key: kl_estimate(now[key], reference[key], kind) for key in now}
 
     def update(self, samples: Sequence[Sample], step: int) -> UpdateResult:
         """Run `epochs` passes of `minibatches` optimizer steps. Raises UserError after repeated NaNs."""
@@ -141,7 +147,8 @@ class Updater:
         if self.critic_parameters:
             return sample.tokens is not None  # a value is learned from every judged completion
         kl = self._settings.kl
-        return sample.advantage != 0.0 or (kl.coef > 0 and kl.where == "loss")
+        moves = sample.advantage != 0.0 or sample.token_advantages is not None
+        return moves or (kl.coef > 0 and kl.where == "loss")
 
     def _minibatches(self, samples: Sequence[Sample], step: int, epoch: int) -> list[list[int]]:
         """Cut whole groups into `minibatches` lists of row numbers, in an order of their own each pass."""
@@ -343,8 +350,8 @@ def _spread(samples: list[Sample], count: int) -> list[Sample]:
 
 
 def _advantages(samples: Sequence[Sample], packed: Packed) -> Tensor:
-    """One a completion, (C,), or, where a critic has judged every token, one a token, (C, T)."""
-    tokens = [sample.tokens.advantages for sample in samples if sample.tokens is not None]
+    """One a completion, (C,), or, where each token is judged by itself, one a token, (C, T)."""
+    tokens = [sample.token_advantages for sample in samples if sample.token_advantages is not None]
     if tokens:
         return _rows(tokens, packed)
     return torch.tensor([sample.advantage for sample in samples], device=packed.mask_CT.device)

@@ -74,11 +74,11 @@ def test_help_lists_every_field() -> None:
 
 
 def test_mistakes_exit_with_2_and_without_traceback() -> None:
-    ran = run("train.py", QUICKSTART, "grpo.group_size=1", "gropo.steps=1")
+    ran = run("train.py", QUICKSTART, "grpo.group_size=0", "gropo.steps=1")
     assert ran.returncode == 2
     assert ran.stdout == ""
     assert ran.stderr.startswith("error: ")
-    assert "grpo.group_size: 1 is too small" in ran.stderr
+    assert "grpo.group_size: 0 is too small" in ran.stderr
     assert "did you mean grpo?" in ran.stderr
     assert "Traceback" not in ran.stderr
 

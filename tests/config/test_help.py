@@ -17,7 +17,7 @@ def test_every_field_has_help() -> None:
 def test_rows_of_known_fields() -> None:
     rows = {row.key: row for row in field_help()}
     assert rows["name"][1:3] == ("text", "required")
-    assert rows["grpo.group_size"][1:3] == ("whole number >= 2", "8")
+    assert rows["grpo.group_size"][1:3] == ("whole number >= 1", "8")
     assert rows["grpo.optim.lr"][1:3] == ("number > 0", "1e-05")
     assert rows["grpo.loss"].type == "dr_grpo | grpo | dapo | bnpo | cispo"
     assert rows["grpo.dual_clip"][1:3] == ("number > 1 or null", "null")
@@ -67,5 +67,5 @@ def test_json_schema_describes_the_short_forms() -> None:
     stages = ["pretrain", "sft", "reward_model", "grpo", "ppo"]
     assert {"type": "string", "enum": stages} in properties["stage"]["anyOf"]
     assert {"type": "string"} in properties["rewards"]["anyOf"]
-    assert schema["$defs"]["GrpoConfig"]["properties"]["group_size"]["minimum"] == 2
+    assert schema["$defs"]["GrpoConfig"]["properties"]["group_size"]["minimum"] == 1
     assert all("description" in field for field in properties.values())

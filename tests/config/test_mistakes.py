@@ -25,9 +25,11 @@ def test_plain_run_names(load_text, name: str) -> None:
     assert load_text(VALID, f"name={name}").name == name
 
 
-def test_group_size_1(refused) -> None:
-    [mistake] = refused("grpo.group_size=1")
-    assert mistake.startswith("grpo.group_size: 1 is too small; give 2 or more")
+@pytest.mark.parametrize("settings", [[], ["grpo.baseline=leave_one_out"], ["grpo.combine=gdpo"]])
+def test_group_size_1_where_completions_are_compared_with_each_other(refused, settings: list[str]) -> None:
+    [mistake] = refused("grpo.group_size=1", *settings)
+    assert mistake.startswith("grpo.group_size: 1 leaves nothing to compare with for grpo.")
+    assert "give 2 or more" in mistake
 
 
 @pytest.mark.parametrize(
@@ -178,6 +180,30 @@ DISAGREEMENTS = [
         ["grpo.combine=gdpo", "grpo.kl.where=reward", "grpo.kl.coef=0.1"],
         "grpo.kl.where: reward cannot be used with grpo.combine = gdpo",
     ),
+    (
+        ["grpo.combine=gdpo", "grpo.kl.where=tokens", "grpo.kl.coef=0.1"],
+        "grpo.kl.where: tokens cannot be used with grpo.combine = gdpo",
+    ),
+    (
+        ["grpo.combine=gdpo", "grpo.baseline=greedy"],
+        "grpo.baseline: greedy cannot be used with grpo.combine = gdpo",
+    ),
+    (
+        ["grpo.baseline=batch", "grpo.advantage_scale=group"],
+        "grpo.advantage_scale: group is the deviation about another mean than grpo.baseline = batch",
+    ),
+    (
+        ["grpo.baseline=greedy", "grpo.advantage_scale=batch"],
+        "grpo.advantage_scale: batch is the deviation about another mean than grpo.baseline = greedy",
+    ),
+    (
+        ["grpo.baseline=batch", "grpo.dynamic_sampling=1"],
+        "grpo.dynamic_sampling: 1 has nothing to replace with grpo.baseline = batch",
+    ),
+    (
+        ["grpo.kl={coef: 0.1, where: tokens}", "grpo.advantage_scale=group"],
+        "grpo.advantage_scale: group cannot be used with grpo.kl.where = tokens",
+    ),
     (["grpo.overlong_buffer=256"], "grpo.overlong_buffer: 256 is not below rollout.max_new_tokens = 256"),
     (
         ["grpo.prompts_per_step=12", "grpo.minibatches=5"],
@@ -200,6 +226,10 @@ DISAGREEMENTS = [
     (
         ["stage=pretrain", "model.attention=flash_attention_2"],
         "pretrain.batch_size: 8 packed sequences side by side are not kept apart",
+    ),
+    (
+        ["model.scratch={tokens: bpe, tokenizer: embedded}"],
+        "model.scratch.tokens: bpe is for a tokenizer that is made here, but model.scratch.tokenizer is",
     ),
     (["model.scratch={vocabulary: 500}"], "model.scratch.vocabulary: is for model.scratch.tokens = bpe"),
     (
@@ -226,11 +256,16 @@ def test_fields_that_disagree(refused, overrides: list[str], beginning: str) -> 
     "overrides",
     [
         ["model.scratch.heads=8", "model.scratch.kv_heads=2"],
+        ["model.scratch={hidden_size: 100, heads: 8, overrides: {head_dim: 16}}", "model.scratch.kv_heads=2"],
         ["model.lora={}", "grpo.kl.reference=adapter_off"],
         ["model.path=hub/name", "model.revision=main"],
         ["grpo.loss=cispo", "grpo.clip_high=5"],
         ["grpo.loss=dr_grpo", "grpo.advantage_scale=group"],
         ["grpo.overlong_buffer=255"],
+        ["grpo.baseline=batch", "grpo.group_size=1", "grpo.advantage_scale=batch"],
+        ["grpo.baseline=greedy", "grpo.group_size=1", "grpo.dynamic_sampling=2"],
+        ["grpo.kl={coef: 0.1, where: tokens}", "grpo.advantage_scale=batch"],
+        ["grpo.kl.where=tokens", "grpo.advantage_scale=group"],
         ["grpo.combine=gdpo", "grpo.kl.where=reward"],
         ["rewards={accuracy: {clip: [-1, 0.5], seconds: 0.1, max_errors: 0}}"],
         ["rewards={accuracy: {clip: null}}"],

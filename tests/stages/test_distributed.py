@@ -19,9 +19,17 @@ ROOT = Path(__file__).parents[2]
     ("stage", "settings"),
     [
         ("grpo", {"dynamic_sampling": 1, "epochs": 2}),
+        pytest.param(
+            "grpo",
+            {"baseline": "batch", "advantage_scale": "batch", "kl": {"coef": 0.1, "where": "tokens"}},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "grpo", {"baseline": "greedy", "group_size": 1, "prompts_per_step": 8}, marks=pytest.mark.slow
+        ),
         ("ppo", {"epochs": 2, "kl": {"coef": 0.1}}),
     ],
-    ids=["grpo", "ppo"],
+    ids=["grpo", "batch", "greedy", "ppo"],
 )
 def test_two_processes_equal_one(
     train: Callable[..., Path],

@@ -57,13 +57,15 @@ def test_advantages_by_hand() -> None:
     method = CriticBased(config(truncation_penalty=0.25, kl={"coef": 0.5}))
     samples = [sample(1.0, 2), sample(0.0, 1, truncated=True)]
     found = advantages(method, samples, [[0.5, 0.25], [0.5]], [[0.1, -0.1], [0.2]])
-    first, second = samples[0].tokens, samples[1].tokens
+    first = samples[0].tokens
+    one, two = samples[0].token_advantages, samples[1].token_advantages
     assert first is not None
-    assert second is not None
-    assert first.advantages.tolist() == pytest.approx([0.5, 0.8])
+    assert one is not None
+    assert two is not None
+    assert one.tolist() == pytest.approx([0.5, 0.8])
     assert first.returns.tolist() == pytest.approx([1.0, 1.05])
     assert first.values.tolist() == [0.5, 0.25]
-    assert second.advantages.tolist() == pytest.approx([-0.85])
+    assert two.tolist() == pytest.approx([-0.85])
     assert samples[0].advantage == pytest.approx(0.65)
     assert found["kl"] == pytest.approx(0.2 / 3)
     assert found["kl_completion"] == pytest.approx(0.1)
@@ -86,7 +88,7 @@ def test_advantages_are_whitened_over_the_tokens_of_the_step() -> None:
     method = CriticBased(config(whiten_advantages=True, kl={"coef": 0.0}))
     samples = [sample(1.0, 2), sample(0.0, 1)]
     advantages(method, samples, [[0.0, 0.0], [0.0]], [None, None])
-    flat = torch.cat([s.tokens.advantages for s in samples if s.tokens is not None])
+    flat = torch.cat([s.token_advantages for s in samples if s.token_advantages is not None])
     assert float(flat.mean()) == pytest.approx(0.0, abs=1e-6)
     assert float(flat.std()) == pytest.approx(1.0, abs=1e-4)
 

@@ -81,6 +81,7 @@ def test_another_seed_gives_another_run(train: Train) -> None:
     ("stage", "section"),
     [
         ("grpo", {}),
+        ("grpo", {"baseline": "greedy", "group_size": 1, "kl": {"coef": 0.1, "where": "tokens"}}),
         ("ppo", {"kl": {"coef": 0.1, "target": 0.01, "horizon": 64}, "critic": {"warmup_steps": 1}}),
         ("ppo", {"critic": {"kind": "shared"}}),
     ],
@@ -145,6 +146,9 @@ def test_another_config_does_not_go_on_with_a_run(train: Train, monkeypatch: pyt
         {"dual_clip": 3.0, "epochs": 2},
         {"kl": {"coef": 0.1}},
         {"kl": {"coef": 0.1, "where": "reward", "estimator": "k1"}},
+        {"kl": {"coef": 0.1, "where": "tokens", "estimator": "k1"}, "advantage_scale": "batch", "epochs": 2},
+        {"baseline": "batch", "advantage_scale": "batch", "group_size": 1},
+        {"baseline": "greedy", "group_size": 2, "dynamic_sampling": 1},
         {"mask_truncated": True},
         {"overlong_buffer": 6},
         {"advantage_scale": "batch", "minibatches": 2},
