@@ -91,6 +91,14 @@ def test_advantages_are_whitened_over_the_tokens_of_the_step() -> None:
     assert float(flat.std()) == pytest.approx(1.0, abs=1e-4)
 
 
+def test_rewards_are_scaled_and_keep_their_mean() -> None:
+    """1 and 0 have mean 0.5 and deviation sqrt(0.5): 0.5 +- 0.5 / sqrt(0.5)."""
+    method = CriticBased(config(whiten_rewards=True, kl={"coef": 0.0}))
+    samples = [sample(1.0, 1), sample(0.0, 1)]
+    advantages(method, samples, [[0.0], [0.0]], [None, None])
+    assert [s.advantage for s in samples] == pytest.approx([1.207107, -0.207107], abs=1e-5)
+
+
 def test_an_abstention_has_no_part() -> None:
     method = CriticBased(config(kl={"coef": 0.0}))
     samples = [sample(None, 2), sample(1.0, 1)]

@@ -167,6 +167,9 @@ def test_the_score_is_read_behind_the_text_whatever_pads(
         rows = trainer.train_dataset
         used = {token for side in ("chosen_ids", "rejected_ids") for row in rows[side] for token in row}
         pads = trainer.model.config.pad_token_id, trainer.data_collator.pad_token_id
+        assert trainer.args.center_rewards_coefficient == 0.01
+        # N(0, 1 / 33): of 32 numbers, whose deviation is 0.174 and its own error 0.022.
+        assert 0.1 < float(trainer.model.score.weight.detach().std()) < 0.25
         seen.append((pads, tokenizer.convert_tokens_to_ids("<|im_end|>") in used, pads[0] in used))
         return whole(trainer)
 
