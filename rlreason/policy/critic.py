@@ -102,16 +102,19 @@ def load_critic(config: ModelConfig, path: str | Path, policy: Policy, *, scale:
     """A critic of its own, from a reward model (head and all) or any other model at `path`.
 
     The head of a reward model starts as `scale` times what the reward `learned` makes of its output: centred
-    and divided by the deviation that its config names. Raises UserError if there is no model, or one that
-    reads other tokens than the policy.
+    and divided by the deviation that its config names. A deviation below 1 divides nothing: it is that of
+    whole texts, and would blow up what the head says of unfinished ones, which it has never seen.
+
+    Raises UserError if there is no model, or one that reads other tokens than the policy.
     """
     check_same_tokens(config, path, policy.tokenizer, FIELD)
     model, has_head = load_scalar_model(config, path, FIELD)
     head = _zero_head(model.config.get_text_config().hidden_size)
     if has_head:
         mean, std = (float(getattr(model.config, name, default)) for name, default in _OUTPUT.items())
-        head.weight.data.copy_(model.score.weight.data * (scale / std))
-        head.bias.data.fill_(-mean * scale / std)
+        factor = scale / max(std, 1.0)
+        head.weight.data.copy_(model.score.weight.data * factor)
+        head.bias.data.fill_(-mean * factor)
     model.score = nn.Identity()
     if config.lora is not None:
         model = with_adapter(model, config.lora, task_type=None)
