@@ -129,7 +129,7 @@ class Scorer:
 
 
 def without_own_model(config: RunConfig) -> RunConfig:
-    """The config without the reward that the run has yet to learn; with `eval.reward` if that is all."""
+    """The config without the reward that the run has yet to learn, as `rules_only` makes it."""
     learned = config.rewards.get(LEARNED)
     if learned is None or "model" in learned.args:
         return config
@@ -137,13 +137,15 @@ def without_own_model(config: RunConfig) -> RunConfig:
 
 
 def rules_only(config: RunConfig) -> RunConfig:
-    """The config without the learned reward; with `eval.reward` if that is all."""
+    """The config without the learned reward; paid by `eval.reward` if nothing else has a weight."""
     rules = {
         name: term.model_copy(update={"gate": None}) if term.gate == LEARNED else term
         for name, term in config.rewards.items()
         if name != LEARNED
     }
-    return config.model_copy(update={"rewards": rules or {config.eval.reward: RewardConfig()}})
+    if all(term.weight == 0 for term in rules.values()):
+        rules[config.eval.reward] = RewardConfig()
+    return config.model_copy(update={"rewards": rules})
 
 
 def reward_model_path(config: RunConfig) -> Path:

@@ -6,7 +6,7 @@ import pytest
 from rewards import SPECS
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
-from rlreason.scoring import Scorer, stand_in_ids, unreadable_golds
+from rlreason.scoring import Scorer, rules_only, stand_in_ids, unreadable_golds
 from rlreason.types import Example
 
 RENDER = SPECS["think_answer"].render
@@ -39,6 +39,20 @@ def test_accuracy_and_form_are_observed_even_where_they_earn_nothing() -> None:
     assert set(score.parts) == {"random", "accuracy", "think_format"}
     assert (score.parts["accuracy"].value, score.parts["think_format"].value) == (1.0, 1.0)
     assert score.total == score.parts["random"].value
+
+
+def test_without_the_learned_reward_something_still_pays() -> None:
+    def weights(rewards: Any) -> dict[str, float]:
+        config = {"name": "test", "stage": ["reward_model", "ppo"], "rewards": rewards, "task": {"name": "x"}}
+        found = rules_only(RunConfig.model_validate(config)).rewards
+        return {name: term.weight for name, term in found.items()}
+
+    assert weights({"random": 0.5, "learned": 1.0}) == {"random": 0.5}
+    assert weights({"learned": 1.0}) == {"accuracy": 1.0}
+    assert weights({"accuracy": 0.0, "think_format": 0.0, "learned": 1.0}) == {
+        "accuracy": 1.0,
+        "think_format": 0.0,
+    }
 
 
 def test_the_prefill_is_scored_with_the_completion() -> None:

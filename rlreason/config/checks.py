@@ -238,10 +238,11 @@ def _learned(config: "RunConfig") -> Iterator[Mistake]:
                 "reward_model.pairs: rollouts cannot be mixed with files; name one or the others",
                 ("reward_model.pairs", "stage"),
             )
-        if set(config.rewards) == {LEARNED} and config.eval.reward == LEARNED:
+        others = (term.weight for name, term in config.rewards.items() if name != LEARNED)
+        if config.eval.reward == LEARNED and not any(others):
             yield Mistake(
-                "reward_model.pairs: rollouts are ranked by the other rewards, and there is none but the "
-                "learned one; add one, or give files of pairs",
+                "reward_model.pairs: rollouts are ranked by the other rewards, and none but the learned one "
+                "has a weight; add one, or give files of pairs",
                 ("reward_model.pairs", "rewards", "eval.reward", "stage"),
             )
     for path in settings.pairs if makes else ():
@@ -262,6 +263,23 @@ def _sizes(config: "RunConfig") -> Iterator[Mistake]:
                 f"(prompts_per_step), and a group stays whole; give one of {_divisors(prompts)}",
                 (f"{stage}.minibatches", f"{stage}.prompts_per_step"),
             )
+    if "ppo" in config.stages:
+        yield from _ppo(config)
+    if {"grpo", "ppo"} <= set(config.stages):
+        yield Mistake(
+            "stage: grpo and ppo are two ways to do the same; name one of them, and start a second run from "
+            "the first one's model (model.path) to do both",
+            ("stage",),
+        )
+    in_order = tuple(stage for stage in STAGES if stage in config.stages)
+    if config.stages != in_order:
+        yield Mistake(
+            f"stage: [{', '.join(config.stages)}] would undo what it learned; write [{', '.join(in_order)}]",
+            ("stage",),
+        )
+
+
+def _ppo(config: "RunConfig") -> Iterator[Mistake]:
     critic, ppo = config.ppo.critic, config.ppo
     if critic.warmup_steps >= ppo.steps:
         yield Mistake(
@@ -275,17 +293,24 @@ def _sizes(config: "RunConfig") -> Iterator[Mistake]:
             "the policy; remove it or change the kind",
             ("ppo.critic.start", "ppo.critic.kind"),
         )
-    if {"grpo", "ppo"} <= set(config.stages):
+    completions = ppo.prompts_per_step * ppo.group_size
+    if completions == 1:
         yield Mistake(
-            "stage: grpo and ppo are two ways to do the same; name one of them, and start a second run from "
-            "the first one's model (model.path) to do both",
-            ("stage",),
+            "ppo.prompts_per_step: 1, with ppo.group_size = 1, makes a step of one completion, which can "
+            "be neither whitened nor told from others; raise one of the two",
+            ("ppo.prompts_per_step", "ppo.group_size", "stage"),
         )
-    in_order = tuple(stage for stage in STAGES if stage in config.stages)
-    if config.stages != in_order:
+    if ppo.kl.target is not None and ppo.kl.coef == 0:
         yield Mistake(
-            f"stage: [{', '.join(config.stages)}] would undo what it learned; write [{', '.join(in_order)}]",
-            ("stage",),
+            f"ppo.kl.target: {ppo.kl.target:g} is held by multiplying ppo.kl.coef, which is 0 and would stay "
+            "so; give ppo.kl.coef a start, such as 0.05, or set the target to null",
+            ("ppo.kl.target", "ppo.kl.coef", "stage"),
+        )
+    if ppo.kl.target is not None and ppo.kl.horizon < completions:
+        yield Mistake(
+            f"ppo.kl.horizon: {ppo.kl.horizon} is less than the {completions} completions of a step "
+            "(prompts_per_step x group_size), so that one step could turn the penalty about; raise it",
+            ("ppo.kl.horizon", "ppo.prompts_per_step", "ppo.group_size", "stage"),
         )
 
 

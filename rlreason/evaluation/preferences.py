@@ -45,7 +45,7 @@ def preference_report(judged: Sequence[Judged], *, longer_is_better: bool) -> di
         "n": len(judged),
         "prompts": len(set(groups)),
         "length_accuracy": math.fsum(by_length) / len(judged),
-        "over_length_ci95": list(cluster_interval(better, groups)),
+        "over_length_ci95": list(cluster_interval(better, groups, least=-1.0)),
         "calibration_error": calibration_error([pair.chosen - pair.rejected for pair in judged]),
         "length_correlation": _correlation(
             [score for pair in judged for score in (pair.chosen, pair.rejected)],
@@ -58,20 +58,20 @@ def best_of(scores: Sequence[Sequence[float]], marks: Sequence[Sequence[float]])
     """Compare the mark of the completion with the highest score to the mean mark, question by question.
 
     Returns `mean`, `best` with `best_ci95`, and `gain` with its `ci95` over questions. The first of equal
-    scores is taken.
+    scores is taken. `n` is how many a question has, at most: those on which the rewards abstain are left out.
     """
     means = [math.fsum(row) / len(row) for row in marks]
     chosen = [row[max(range(len(row)), key=s.__getitem__)] for s, row in zip(scores, marks, strict=True)]
     gains = [a - b for a, b in zip(chosen, means, strict=True)]
     places = range(len(gains))
     return {
-        "n": len(marks[0]),
+        "n": max(map(len, marks)),
         "questions": len(marks),
         "mean": math.fsum(means) / len(means),
         "best": math.fsum(chosen) / len(chosen),
         "best_ci95": list(cluster_interval(chosen, places)),
         "gain": math.fsum(gains) / len(gains),
-        "ci95": list(cluster_interval(gains, places)),
+        "ci95": list(cluster_interval(gains, places, least=-1.0)),
     }
 
 

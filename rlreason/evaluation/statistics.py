@@ -95,21 +95,29 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
     return wilson(_mean(values), len(values))
 
 
-def cluster_interval(values: Sequence[float], groups: Sequence[Any]) -> tuple[float, float]:
-    """95% interval of the mean of `values` of which those of one group are alike: bootstrap over groups."""
+def cluster_interval(
+    values: Sequence[float], groups: Sequence[Any], *, least: float = 0.0
+) -> tuple[float, float]:
+    """95% interval of the mean of `values` of which those of one group are alike: bootstrap over groups.
+
+    `values` lie in [`least`, 1]. Where no resample differs from another, as with a single group, it is
+    Wilson's interval of as many marks as there are groups, on that scale.
+    """
     by_group: dict[Any, list[float]] = {}
     for value, group in zip(values, groups, strict=True):
         by_group.setdefault(group, []).append(value)
     sums = [(math.fsum(members), len(members)) for members in by_group.values()]
-    if len(set(values)) == 1:
-        return mean_interval([values[0]] * len(sums))
     draw = random.Random(derive_seed("bootstrap", len(sums)))
     means = []
     for _ in range(_RESAMPLES):
         drawn = draw.choices(sums, k=len(sums))
         means.append(math.fsum(total for total, _ in drawn) / sum(count for _, count in drawn))
     means.sort()
-    return means[int(0.025 * _RESAMPLES)], means[int(0.975 * _RESAMPLES) - 1]
+    low, high = means[int(0.025 * _RESAMPLES)], means[int(0.975 * _RESAMPLES) - 1]
+    if high - low > 1e-12 or not least <= low <= 1:
+        return low, high
+    low, high = wilson((low - least) / (1 - least), len(sums))
+    return least + (1 - least) * low, least + (1 - least) * high
 
 
 def wilson(share: float, n: int) -> tuple[float, float]:

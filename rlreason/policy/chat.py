@@ -138,14 +138,16 @@ def end_of_sequence_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:
     return tuple(sorted(found))
 
 
-def check_context(model: Any, prompts: Iterable[RenderedPrompt], max_new_tokens: int) -> None:
-    """Raise UserError if the longest prompt and completion together exceed the model's positions."""
-    positions = getattr(model.config, "max_position_embeddings", None)
+def check_context(
+    model: Any, prompts: Iterable[RenderedPrompt], max_new_tokens: int, *, name: str = "this model"
+) -> None:
+    """Raise UserError if the longest prompt and completion together exceed the positions of model `name`."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     longest = max(len(prompt.ids) for prompt in prompts) + max_new_tokens
     if positions is not None and longest > positions:
         raise UserError(
             f"rollout.max_new_tokens={max_new_tokens}: with the longest prompt that makes {longest} tokens, "
-            f"and this model has {positions} positions; lower it or prompt.max_tokens"
+            f"and {name} has {positions} positions; lower it or prompt.max_tokens"
         )
 
 

@@ -20,6 +20,11 @@ from rlreason.policy.scalar import check_same_tokens, load_scalar_model
 
 # In float32, values of packed rows agree with those of single ones to this, or prompts are not shared.
 _PROBE_TOLERANCE = 1e-3
+FIELD = "ppo.critic.start"
+_OUTPUT = {
+    "reward_mean": 0.0,
+    "reward_std": 1.0,
+}  # in the config of a reward model, with what stands for none
 
 
 class Critic(nn.Module):
@@ -93,17 +98,23 @@ def critic_from(model: Any) -> Critic:
     return Critic(model, _zero_head(model.config.get_text_config().hidden_size))
 
 
-def load_critic(config: ModelConfig, path: str | Path, policy: Policy) -> Critic:
+def load_critic(config: ModelConfig, path: str | Path, policy: Policy, *, scale: float = 1.0) -> Critic:
     """A critic of its own, from a reward model (head and all) or any other model at `path`.
 
-    Raises UserError if there is none, or if it reads other tokens than the policy.
+    The head of a reward model starts as `scale` times what the reward `learned` makes of its output: centred
+    and divided by the deviation that its config names. A deviation below 1 divides nothing: it is that of
+    whole texts, and would blow up what the head says of unfinished ones, which it has never seen.
+
+    Raises UserError if there is no model, or one that reads other tokens than the policy.
     """
-    field = "ppo.critic.start"
-    check_same_tokens(path, policy, field)
-    model, has_head = load_scalar_model(config, path, field)
+    check_same_tokens(config, path, policy.tokenizer, FIELD)
+    model, has_head = load_scalar_model(config, path, FIELD)
     head = _zero_head(model.config.get_text_config().hidden_size)
     if has_head:
-        head.weight.data.copy_(model.score.weight.data)
+        mean, std = (float(getattr(model.config, name, default)) for name, default in _OUTPUT.items())
+        factor = scale / max(std, 1.0)
+        head.weight.data.copy_(model.score.weight.data * factor)
+        head.bias.data.fill_(-mean * factor)
     model.score = nn.Identity()
     if config.lora is not None:
         model = with_adapter(model, config.lora, task_type=None)

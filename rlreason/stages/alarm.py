@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, pvariance
+from itertools import pairwise
+from statistics import NormalDist, fmean
 
 WINDOW = 5
 """Steps whose means are compared."""
 _SURE = 2.5
-"""Standard errors that a change must measure. With tens of comparisons in a run few alarms are false."""
+"""Standard errors by which the learned reward must have risen."""
+_FALSE = 0.05
+"""Runs, about, in which a learned reward that rises on its own, with accuracy as it was, sets it off."""
 
 
 class LearnedAlarm:
@@ -26,7 +29,8 @@ class LearnedAlarm:
 
         `prompts` is the number of different questions behind them. The alarm goes off where the learned
         reward of the last five steps is above, and their accuracy below, that of the five earlier steps with
-        the highest accuracy, both by 2.5 standard errors.
+        the highest accuracy. The best of many has been lucky, and it is asked again in every step: so the
+        standard errors that the fall must measure grow with the number of steps, 3.3 at 10 and 4.3 at 80.
         """
         if learned is None or accuracy is None:
             return ""
@@ -39,10 +43,13 @@ class LearnedAlarm:
         best = max(earlier, key=lambda steps: fmean(accuracy for _, accuracy in steps))
         rise = fmean(r for r, _ in last) - fmean(r for r, _ in best)
         fall = fmean(a for _, a in best) - fmean(a for _, a in last)
-        noise = math.sqrt((pvariance([r for r, _ in best]) + pvariance([r for r, _ in last])) / WINDOW)
-        questions = WINDOW * prompts
-        spread = sum(share * (1 - share) for share in (fmean(a for _, a in best), fmean(a for _, a in last)))
-        if rise <= _SURE * noise or fall <= _SURE * math.sqrt(max(spread, 0.0) / questions):
+        noise = [_noise(values) for values in zip(*self.history, strict=True)]
+        share = (fmean(a for _, a in best) + fmean(a for _, a in last)) / 2
+        # Marks that are shares vary at least as the answers to so many questions do.
+        noise[1] = max(noise[1], share * (1 - share) / prompts)
+        errors = [math.sqrt(2 * variance / WINDOW) for variance in noise]  # of a difference of two windows
+        sure = NormalDist().inv_cdf(1 - _FALSE / len(self.history) ** 2)
+        if rise <= _SURE * errors[0] or fall <= sure * errors[1]:
             return ""
         return (
             f"the learned reward rises while answers get worse: over the last {WINDOW} steps it is up by "
@@ -51,3 +58,8 @@ class LearnedAlarm:
             "lower rewards.learned.weight, raise kl.coef, add accuracy to the rewards, or train the reward "
             "model on completions of now"
         )
+
+
+def _noise(values: Sequence[float]) -> float:
+    """The variance of a step's mean, from the changes between steps: what moves slowly is no noise."""
+    return fmean((b - a) ** 2 for a, b in pairwise(values)) / 2

@@ -55,6 +55,10 @@ def prepare(context: RunContext, method: "Method") -> OnlineSetup:
     shareable, notes = probe_forward(policy, forward)
     critic, values_shareable = load_stage_critic(context, policy, forward)
     sampling = sampling_of(config.rollout)
+    judges = {"the reference": reference and reference.model, "the critic": critic and critic.critic.trunk}
+    for name, model in judges.items():
+        if model is not None:
+            check_context(model, [*train, *held_out], config.rollout.max_new_tokens, name=name)
     setup = OnlineSetup(
         method=method,
         policy=policy,

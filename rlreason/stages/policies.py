@@ -10,6 +10,7 @@ from rlreason.policy.critic import ActorCritic, critic_from, load_critic, probe_
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy, load_policy
 from rlreason.rollout.native import unsupported
+from rlreason.scoring import LEARNED
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
 
@@ -116,6 +117,8 @@ def load_stage_critic(
     elif path is None and config.model.scratch is not None:
         critic = critic_from(load_stage_policy(context).model).to(policy.device)
     else:
-        critic = load_critic(config.model, path or config.model.path, policy)
+        paid = config.rewards.get(LEARNED)
+        scale = paid.weight if paid is not None and paid.weight else 1.0
+        critic = load_critic(config.model, path or config.model.path, policy, scale=scale)
     joined = ActorCritic(forward, critic, policy)
     return joined, probe_values(joined, policy)

@@ -47,7 +47,7 @@ class CriticBased(Method):
         values_BT, mask_BT = _rows([expected[id(sample)] for sample in judged])
         now = setup.updater.logprobs(judged) if self._coef else {}
         kl_BT, measured = self._kl(setup, judged, now, mask_BT)
-        scores = [(s.reward or 0.0) - settings.truncation_penalty * s.truncated for s in judged]
+        scores = [self._score(sample) for sample in judged]
         rewards_BT = token_rewards(torch.tensor(scores), kl_BT, mask_BT, coef=self._coef)
         if settings.whiten_rewards:
             rewards_BT = whiten(rewards_BT, mask_BT, keep_mean=True)
@@ -93,7 +93,11 @@ class CriticBased(Method):
             )
 
     def signal(self, samples: Sequence[Sample]) -> float:
-        return float(len({sample.reward for sample in samples if sample.reward is not None}) > 1)
+        return float(len({self._score(sample) for sample in samples if sample.reward is not None}) > 1)
+
+    def _score(self, sample: Sample) -> float:
+        """The reward of a judged completion, less what being cut off costs."""
+        return (sample.reward or 0.0) - self._settings.truncation_penalty * sample.truncated
 
     def state(self) -> dict[str, Any]:
         return {"kl_coef": self._coef}

@@ -7,7 +7,9 @@ uses it as a reward, and stage `ppo` starts its critic from it.
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from copy import deepcopy
+from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from statistics import fmean, pstdev
 from typing import Any
@@ -18,6 +20,8 @@ from torch import nn
 from transformers.trainer_callback import PrinterCallback
 
 from rewards.learned import Judge
+from rlreason.config import RunConfig
+from rlreason.config.training import ROLLOUTS
 from rlreason.errors import UserError
 from rlreason.evaluation.preferences import Judged, best_of, preference_report
 from rlreason.policy.adapter import merged_state, with_adapter
@@ -32,6 +36,7 @@ from rlreason.tasks import Pair, load_pairs
 
 NAME = "reward_model"
 _BATCH = 16
+_SCALED_BY = 512  # pairs by which the scores are centred and scaled
 
 
 @dataclass(frozen=True)
@@ -50,27 +55,21 @@ def train_reward_model(context: RunContext) -> None:
         context.view.note(f"reward model: already done, it is {done}")
         context.reward_model = done
         return
-    files = context.config.reward_model.pairs != ("rollouts",)
-    data = _from_files(context) if files else None
     policy = load_stage_policy(context)
     context.run.rewind(-1, NAME)
-    data = data or _from_rollouts(context, policy)
+    data = pairs_of_files(context.config) or _from_rollouts(context, policy)
     model = _scalar_model(context, policy)
     judge = Judge(model, policy.tokenizer, context.config.reward_model.max_tokens)
-    rows, left_out = pair_rows(judge, data.train)
-    measured, _ = pair_rows(judge, data.held_out)
-    for kept, pairs, what in ((rows, data.train, "training"), (measured, data.held_out, "held-out")):
-        if not kept:
-            raise UserError(
-                f"reward_model.max_tokens={judge.longest}: all {len(pairs)} {what} pairs are longer; raise it"
-            )
+    before = len(data.train)
+    data = usable(judge, data)
     context.view.note(
-        f"reward model: {len(rows)} pairs to train on ({left_out} too long), {len(measured)} held out"
+        f"reward model: {len(data.train)} pairs to train on ({before - len(data.train)} left out), "
+        f"{len(data.held_out)} held out"
     )
-    _fit(context, policy, model, rows)
+    _fit(context, policy, model, pair_rows(judge, data.train))
     report = _measure(context, judge, data)
     context.reward_model = context.run.save_directory(
-        f"checkpoints/{NAME}", lambda folder: _save(folder, policy, model, data, report)
+        f"checkpoints/{NAME}", lambda folder: _save(folder, policy, judge, data, report)
     )
     context.accelerator.wait_for_everyone()
 
@@ -78,9 +77,10 @@ def train_reward_model(context: RunContext) -> None:
 # ---------------------------------------------------------------------- pairs
 
 
-def _from_files(context: RunContext) -> PairData:
-    """Pairs of files, before a model is loaded; all pairs of a prompt are trained on, or all are held out."""
-    config = context.config
+def pairs_of_files(config: RunConfig) -> PairData | None:
+    """Pairs of files, None for rollouts; all pairs of a prompt are trained on, or all are held out."""
+    if ROLLOUTS in config.reward_model.pairs:
+        return None
     pairs = load_pairs(config.reward_model.pairs)
     keys = sorted({pair.key for pair in pairs})
     random.Random(derive_seed("pairs", config.seed)).shuffle(keys)
@@ -116,23 +116,50 @@ def _from_rollouts(context: RunContext, policy: Policy) -> PairData:
     return PairData(train, held_out, ranked)
 
 
-def pair_rows(judge: Judge, pairs: Sequence[Pair]) -> tuple[list[dict[str, Any]], int]:
-    """Tokenize pairs as `learned` will read them. Those that are too long are left out and counted."""
-    rows, left_out = [], 0
-    margins = any(pair.margin is not None for pair in pairs)
-    for pair in pairs:
-        chosen, rejected = (judge.token_ids(list(pair.prompt), text) for text in (pair.chosen, pair.rejected))
-        if chosen == rejected:
+def usable(judge: Judge, data: PairData) -> PairData:
+    """The pairs that the model can read, and tell apart by their tokens.
+
+    Raises UserError if none are left, or if a file has a pair whose sides are the same tokens. A sampled one
+    of that kind is left out: the template may strip what the rules looked at.
+    """
+    kept: dict[str, Any] = {}
+    for part, what in (("train", "training"), ("held_out", "held-out")):
+        pairs: list[Pair] = getattr(data, part)
+        sides = [_sides(judge, pair) for pair in pairs]
+        same = [pair for pair, (chosen, rejected) in zip(pairs, sides, strict=True) if chosen == rejected]
+        if same and not data.ranked:
             raise UserError(
                 "reward_model.pairs: chosen and rejected are the same tokens for this tokenizer: "
-                f"{pair.chosen!r:.60} and {pair.rejected!r:.60}; remove the pair"
+                f"{same[0].chosen!r:.60} and {same[0].rejected!r:.60}; remove the pair"
             )
-        if max(len(chosen), len(rejected)) > judge.longest:
-            left_out += 1
-            continue
+        told = [(pair, ids) for pair, ids in zip(pairs, sides, strict=True) if ids[0] != ids[1]]
+        kept[part] = [pair for pair, ids in told if max(map(len, ids)) <= judge.longest]
+        if told and not kept[part]:
+            raise UserError(
+                f"reward_model.max_tokens={judge.longest}: all {len(told)} {what} pairs are longer; raise it"
+            )
+        if not told:
+            raise UserError(
+                f"reward_model.pairs: in all {len(pairs)} {what} pairs both sides are the same tokens in the "
+                "chat template of this model; give files of pairs, or another model"
+            )
+    return replace(data, **kept)
+
+
+def pair_rows(judge: Judge, pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Tokenize pairs as `learned` will read them."""
+    margins = any(pair.margin is not None for pair in pairs)
+    rows: list[dict[str, Any]] = []
+    for pair in pairs:
+        chosen, rejected = _sides(judge, pair)
         row: dict[str, Any] = {"chosen_ids": chosen, "rejected_ids": rejected}
         rows.append({**row, "margin": pair.margin or 0.0} if margins else row)
-    return rows, left_out
+    return rows
+
+
+def _sides(judge: Judge, pair: Pair) -> tuple[list[int], list[int]]:
+    prompt = list(pair.prompt)
+    return judge.token_ids(prompt, pair.chosen), judge.token_ids(prompt, pair.rejected)
 
 
 # ---------------------------------------------------------------------- model
@@ -171,7 +198,6 @@ def _fit(context: RunContext, policy: Policy, model: Any, rows: list[dict[str, A
         raise UserError(
             "model.path: every token of the vocabulary is in the pairs, so that none can be padding"
         )
-    model.config.pad_token_id = padding
     arguments = RewardConfig(
         **trainer_arguments(context, policy, NAME, settings, rows=len(rows)),
         max_length=None,
@@ -181,13 +207,16 @@ def _fit(context: RunContext, policy: Policy, model: Any, rows: list[dict[str, A
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(rows),
-        processing_class=policy.tokenizer,
+        processing_class=deepcopy(policy.tokenizer),  # it may be given a padding token
         data_collator=DataCollatorForPreference(pad_token_id=padding),
         callbacks=[Recorder(context, NAME)],
     )
     trainer.remove_callback(PrinterCallback)
+    # Not before: the trainer has just set it to the tokenizer's.
+    settled = model.config.get_text_config()
+    settled.pad_token_id = padding
     trainer.train()
-    model.config.pad_token_id = policy.pad_id
+    settled.pad_token_id = policy.pad_id
     model.eval()
 
 
@@ -225,8 +254,16 @@ def _number(value: float | None) -> str:
 
 
 def _scores(judge: Judge, prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
-    """The model's outputs; what is too long for it has none, and comes last."""
+    """The model's outputs; what is too long for it has none, and comes last.
+
+    Raises UserError if one is no finite number.
+    """
     found = judge.outputs([list(prompt) for prompt in prompts], list(texts), _BATCH)
+    if not all(score is None or isfinite(score) for score in found):
+        raise UserError(
+            "reward_model: after training its scores are no finite numbers; lower reward_model.optim.lr, or "
+            "set model.precision to float32"
+        )
     return [float("-inf") if score is None else score for score in found]
 
 
@@ -238,15 +275,14 @@ def _judged(judge: Judge, pairs: Sequence[Pair]) -> list[Judged]:
     return [
         Judged(groups[pair.key], a, b, *_lengths(judge, pair))
         for pair, a, b in zip(pairs, chosen, rejected, strict=True)
-        if float("-inf") not in (a, b)
     ]
 
 
 def _lengths(judge: Judge, pair: Pair) -> tuple[int, int]:
-    chosen, rejected = (
-        len(judge.token_ids(list(pair.prompt), text)) for text in (pair.chosen, pair.rejected)
-    )
-    return chosen, rejected
+    """The tokens of both completions, without those of the prompt."""
+    around = len(judge.token_ids(list(pair.prompt), ""))
+    chosen, rejected = _sides(judge, pair)
+    return len(chosen) - around, len(rejected) - around
 
 
 def _longer(judge: Judge, pairs: Sequence[Pair]) -> bool:
@@ -255,10 +291,9 @@ def _longer(judge: Judge, pairs: Sequence[Pair]) -> bool:
     return sum(signs) >= 0
 
 
-def _save(folder: Path, policy: Policy, model: Any, data: PairData, report: dict[str, Any]) -> None:
+def _save(folder: Path, policy: Policy, judge: Judge, data: PairData, report: dict[str, Any]) -> None:
     """Write a model that `learned` loads, the scale of its scores, its pairs and its report."""
-    judge = Judge(model, policy.tokenizer, 1 << 30)
-    some = data.train[:512]
+    model, some = judge.model, data.train[:_SCALED_BY]
     scores = _scores(
         judge, [p.prompt for p in some] * 2, [p.chosen for p in some] + [p.rejected for p in some]
     )

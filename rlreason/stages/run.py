@@ -16,7 +16,7 @@ from rlreason.evaluation.statistics import Answered
 from rlreason.evaluation.steps import Step, step_table
 from rlreason.report.terminal import View
 from rlreason.runs import RunDirectory
-from rlreason.scoring import Scorer, readable, without_own_model
+from rlreason.scoring import Scorer, readable, reward_model_path, without_own_model
 from rlreason.stages.context import RunContext
 from rlreason.tasks import TaskData, load_tasks
 
@@ -40,8 +40,10 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
     root = Path(config.output_dir) / config.name
     accelerator = _accelerator(config)
     from rlreason.stages.policies import check_new_model
+    from rlreason.stages.preflight import check_sources
 
     check_new_model(config)
+    check_sources(config, reward_model_done=reward_model_path(config).is_dir())
     with _open(root, config, accelerator) as directory, _view(accelerator) as view:
         view.note(_counts(data))
         if left_out:

@@ -1,5 +1,6 @@
 """Preference pairs: of two completions of one prompt, which is better."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -78,26 +79,29 @@ def _pairs_of(row: Mapping[str, Any]) -> list[Pair]:
         prompt = _messages(shared)
     else:
         prompt = _messages(row["prompt"])
-    margin = row.get("margin")
-    if margin is not None and not isinstance(margin, int | float | str):
-        raise ValueError(f"margin {margin!r} is no number")
-    return [_pair(prompt, _last(chosen, "chosen"), _last(rejected, "rejected"), _number(margin))]
+    sides = (_last(chosen, "chosen", prompt), _last(rejected, "rejected", prompt))
+    return [_pair(prompt, *sides, _number(row.get("margin")))]
 
 
 def _pair(prompt: tuple[Message, ...], chosen: str, rejected: str, margin: float | None) -> Pair:
     for name, text in (("chosen", chosen), ("rejected", rejected)):
         if not text.strip():
             raise ValueError(f"{name} is empty")
-    if chosen == rejected:
+    if chosen.strip() == rejected.strip():
         raise ValueError(f"chosen and rejected are the same: {chosen!r:.60}")
     return Pair(prompt, chosen, rejected, margin)
 
 
 def _number(margin: Any) -> float | None:
+    if margin is None or margin == "":  # an empty cell of a CSV file
+        return None
     try:
-        return None if margin is None else float(margin)
-    except ValueError:
-        raise ValueError(f"margin {margin!r} is no number") from None
+        number = float(margin)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(margin, bool) or not math.isfinite(number):
+        raise ValueError(f"margin {margin!r} is no finite number")
+    return number
 
 
 def _messages(prompt: Any) -> tuple[Message, ...]:
@@ -107,13 +111,25 @@ def _messages(prompt: Any) -> tuple[Message, ...]:
         if not prompt.strip():
             raise ValueError("prompt is empty")
         return ({"role": "user", "content": prompt},)
-    messages = _list(prompt, "prompt")
-    return tuple({"role": str(m["role"]), "content": _text(m, "prompt")} for m in messages)
+    return tuple(_message(each, "prompt") for each in _list(prompt, "prompt"))
 
 
-def _last(value: Any, name: str) -> str:
-    """The completion: a text, or the last of the messages."""
-    return value if isinstance(value, str) else _text(_list(value, name)[-1], name)
+def _message(value: Any, name: str) -> Message:
+    if not isinstance(value, Mapping) or not value.get("role") or not isinstance(value.get("content"), str):
+        raise ValueError(f"{name} holds {value!r:.40}, and no message with a role and a text as its content")
+    return {"role": str(value["role"]), "content": value["content"]}
+
+
+def _last(value: Any, name: str, prompt: tuple[Message, ...]) -> str:
+    """The completion: a text, or the last message, before which the prompt may stand once more."""
+    if isinstance(value, str):
+        return value
+    *before, last = (_message(each, name) for each in _list(value, name))
+    if last["role"] != "assistant":
+        raise ValueError(f"the last message of {name} is by {last['role']!r} and not by the assistant")
+    if before and tuple(before) != prompt:
+        raise ValueError(f"{name} has {len(before)} messages before the last, and they are not the prompt")
+    return last["content"]
 
 
 def _list(value: Any, name: str) -> list[Any]:
@@ -123,8 +139,5 @@ def _list(value: Any, name: str) -> list[Any]:
 
 
 def _text(value: Any, name: str) -> str:
-    if isinstance(value, Mapping) and isinstance(value.get("content"), str) and value.get("role"):
-        return str(value["content"])
-    if isinstance(value, str):
-        return value
-    raise ValueError(f"{name} holds {value!r:.40}, and no text or message")
+    """A completion among ranked ones: a text, or a message."""
+    return value if isinstance(value, str) else _message(value, name)["content"]

@@ -210,6 +210,31 @@ DISAGREEMENTS = [
         "grpo.minibatches: 5 does not divide the 12 groups of a step (prompts_per_step), and a group stays "
         "whole; give one of 1, 2, 3, 4, 6, 12",
     ),
+    (
+        ["stage=ppo", "ppo.prompts_per_step=1"],
+        "ppo.prompts_per_step: 1, with ppo.group_size = 1, makes a step of one completion",
+    ),
+    (
+        ["stage=ppo", "ppo.kl={coef: 0, target: 6}"],
+        "ppo.kl.target: 6 is held by multiplying ppo.kl.coef, which is 0",
+    ),
+    (
+        ["stage=ppo", "ppo.kl={target: 6, horizon: 63}", "ppo.group_size=8"],
+        "ppo.kl.horizon: 63 is less than the 64 completions of a step",
+    ),
+    (
+        ["stage=ppo", "ppo.steps=5", "ppo.critic.warmup_steps=5"],
+        "ppo.critic.warmup_steps: 5 leaves none of ppo.steps = 5 to the policy",
+    ),
+    (
+        ["stage=ppo", "ppo.critic={kind: shared, start: judge}"],
+        "ppo.critic.start: 'judge' is for ppo.critic.kind = separate",
+    ),
+    (["stage=ppo", "rewards=learned"], "rewards.learned.args.model: is not given"),
+    (
+        ["stage=[reward_model, ppo]", "rewards={accuracy: 0, learned: 1}", "eval.reward=learned"],
+        "reward_model.pairs: rollouts are ranked by the other rewards, and none but the learned one has",
+    ),
     (["stage=[grpo, sft]"], "stage: [grpo, sft] would undo what it learned; write [sft, grpo]"),
     (
         ["stage=[pretrain, grpo]", "pretrain.text=[derivations, book.txt]"],
@@ -273,6 +298,9 @@ def test_fields_that_disagree(refused, overrides: list[str], beginning: str) -> 
         ["eval.samples=4", "eval.pass_at=[1, 2, 4]"],
         ["stage=grpo", "task.source=file", "task.eval_name=held_out.csv"],
         ["rewards={accuracy: {gate: think_format}, think_format: 0}"],
+        ["stage=[reward_model, ppo]", "rewards={accuracy: 0, learned: 1}"],
+        ["stage=ppo", "ppo.kl={target: 6, horizon: 64}", "ppo.group_size=8"],
+        ["stage=ppo", "ppo.prompts_per_step=1", "ppo.group_size=2"],
     ],
     ids=str,
 )

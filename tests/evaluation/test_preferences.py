@@ -71,6 +71,13 @@ def test_groups_of_one_have_the_interval_of_their_values(values: list[int]) -> N
     assert sum(values) / len(values) - 1e-9 <= high <= 1 + 1e-9
 
 
+def test_one_prompt_proves_nothing() -> None:
+    """Wilson's of a half of 1 mark; and, moved from [0, 1] to [-1, 1], of 0.75 of 1 and of a half of 4."""
+    assert cluster_interval([0.0, 1.0], "pp") == pytest.approx((0.054621, 0.945379), abs=1e-5)
+    assert cluster_interval([1.0, 0.0], "pp", least=-1.0) == pytest.approx((-0.764181, 0.970730), abs=1e-5)
+    assert cluster_interval([0.0] * 4, "pqrs", least=-1.0) == pytest.approx((-0.699922, 0.699922), abs=1e-5)
+
+
 def test_values_that_are_alike_in_a_group_count_once() -> None:
     """Ten copies of each value know no more than the values themselves."""
     values = [0.0, 1.0, 1.0, 0.0, 1.0, 1.0, 0.0, 1.0]

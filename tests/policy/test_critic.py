@@ -124,6 +124,31 @@ def test_a_reward_model_brings_its_head(reward_model: Path) -> None:
     torch.testing.assert_close(values_CT[0, -1], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("deviation", "divisor"), [(4.0, 4.0), (0.01, 1.0)])
+def test_a_reward_models_head_starts_on_the_scale_of_its_reward(
+    reward_model: Path, deviation: float, divisor: float
+) -> None:
+    """Half of (output - 3) / 4, which is what `learned` pays at weight 0.5; nothing is blown up."""
+    policy = llama_policy()
+    (packed,) = pack(SEQUENCES[2:], share_prompt=False, budget=400, width=400, pad_id=PAD)
+    raw = joined(load_critic(ModelConfig(), reward_model, policy), policy).values(packed)
+    config = AutoConfig.from_pretrained(reward_model)
+    config.reward_mean, config.reward_std = 3.0, deviation
+    config.save_pretrained(reward_model)
+    found = joined(load_critic(ModelConfig(), reward_model, policy, scale=0.5), policy).values(packed)
+    torch.testing.assert_close(found, 0.5 * (raw - 3) / divisor)
+
+
+@pytest.mark.parametrize(("outputs", "message"), [(2, "several outputs"), (1, "no finite numbers")])
+def test_what_gives_no_score_is_refused(saved: Path, tmp_path: Path, outputs: int, message: str) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(saved, num_labels=outputs)
+    model.score.weight.data.fill_(torch.nan if outputs == 1 else 1.0)
+    model.save_pretrained(tmp_path / "judge")
+    llama_policy().tokenizer.save_pretrained(tmp_path / "judge")
+    with pytest.raises(UserError, match=message):
+        load_critic(ModelConfig(), tmp_path / "judge", llama_policy())
+
+
 def test_an_adapter_trains_with_the_head_alone(saved: Path) -> None:
     policy = tiny_policy(with_lora(tiny_model("llama")), tiny_tokenizer())
     critic = random_head(load_critic(ModelConfig(lora=LoraConfig(rank=2)), saved, policy))

@@ -49,6 +49,25 @@ def test_it_is_silent_where_accuracy_alone_falls(seed: int) -> None:
     assert warnings(noisy(fall, fall, seed)) == []
 
 
+def test_chance_falls_beside_a_rising_reward_rarely_set_it_off() -> None:
+    """The best of many windows has been lucky: accuracy stays at a half, and 8 questions say little of it."""
+    gone_off = 0
+    for seed in range(20):
+        draw = random.Random(seed)
+        steps = [(step / 20, sum(draw.random() < 0.5 for _ in range(8)) / 8) for step in range(60)]
+        gone_off += bool(warnings(steps, prompts=8))
+    assert gone_off <= 2
+
+
+def test_marks_that_are_no_shares_have_noise_too() -> None:
+    def steps(seed: int, fall: float) -> list[tuple[float, float]]:
+        draw = random.Random(seed)
+        return [(n / 20, 5 + draw.gauss(0, 0.5) - fall * (n > 20)) for n in range(40)]
+
+    assert sum(bool(warnings(steps(seed, 0.0))) for seed in range(20)) <= 5
+    assert all(warnings(steps(seed, 3.0)) for seed in range(10))
+
+
 def test_few_questions_prove_nothing() -> None:
     steps = [(0.0, 0.5)] * WINDOW + [(1.0, 0.3)] * WINDOW
     assert warnings(steps, prompts=64)

@@ -74,11 +74,11 @@ def test_advantages_by_hand() -> None:
 
 
 def test_the_coefficient_adapts_and_comes_back_in_a_resumed_run() -> None:
-    """KL 0.1 is above the target: a fifth up over a horizon of 4, of which this is 2."""
-    settings = config(kl={"coef": 0.5, "target": 0.05, "horizon": 4})
+    """KL 0.1 is above the target: a fifth up over a horizon of 16, of which this is 2."""
+    settings = config(kl={"coef": 0.5, "target": 0.05, "horizon": 16})
     method = CriticBased(settings)
     advantages(method, [sample(1.0, 2), sample(0.0, 1)], [[0.5, 0.25], [0.5]], [[0.1, -0.1], [0.2]])
-    assert method.state() == {"kl_coef": pytest.approx(0.55)}
+    assert method.state() == {"kl_coef": pytest.approx(0.5125)}
     resumed = CriticBased(settings)
     resumed.restore(method.state())
     assert resumed.state() == method.state()
@@ -93,6 +93,14 @@ def test_advantages_are_whitened_over_the_tokens_of_the_step() -> None:
     assert float(flat.std()) == pytest.approx(1.0, abs=1e-4)
 
 
+def test_rewards_are_scaled_and_keep_their_mean() -> None:
+    """1 and 0 have mean 0.5 and deviation sqrt(0.5): 0.5 +- 0.5 / sqrt(0.5)."""
+    method = CriticBased(config(whiten_rewards=True, kl={"coef": 0.0}))
+    samples = [sample(1.0, 1), sample(0.0, 1)]
+    advantages(method, samples, [[0.0], [0.0]], [None, None])
+    assert [s.advantage for s in samples] == pytest.approx([1.207107, -0.207107], abs=1e-5)
+
+
 def test_an_abstention_has_no_part() -> None:
     method = CriticBased(config(kl={"coef": 0.0}))
     samples = [sample(None, 2), sample(1.0, 1)]
@@ -101,6 +109,12 @@ def test_an_abstention_has_no_part() -> None:
     assert samples[0].advantage == 0.0
     assert samples[1].advantage == pytest.approx(0.5)
     assert advantages(method, [sample(None, 2)], [None], [None]) == {"kl_coef": 0.0}
+
+
+def test_being_cut_off_is_a_signal_where_it_costs() -> None:
+    samples = [sample(0.0, 2), sample(0.0, 2, truncated=True)]
+    assert CriticBased(config()).signal(samples) == 0.0
+    assert CriticBased(config(truncation_penalty=0.25)).signal(samples) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -147,6 +161,28 @@ def test_what_a_run_records(train: Train, kind: str) -> None:
 def test_prompts_of_a_step_may_have_one_completion_each(train: Train) -> None:
     run = train(stage=["sft", "ppo"], ppo={"group_size": 1, "prompts_per_step": 8, "minibatches": 2})
     assert len([line for line in lines(run / "samples.jsonl") if line["step"] == 1]) == 8
+
+
+@pytest.mark.parametrize("kind", ["critic", "reference"])
+def test_what_is_missing_is_refused_before_any_training(train: Train, tmp_path: Path, kind: str) -> None:
+    place = {"critic": {"start": "/nowhere"}} if kind == "critic" else {"kl": {"reference": "/nowhere"}}
+    name = "critic.start" if kind == "critic" else "kl.reference"
+    with pytest.raises(UserError, match=rf"ppo\.{name}: there is no model at '/nowhere'"):
+        train(stage=["sft", "ppo"], ppo=place)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_critic_that_reads_less_than_the_policy_is_refused(train: Train) -> None:
+    short = train(name="short", stage="sft", model={"scratch": {"max_positions": 172}})
+    base = train(name="base", stage="sft")
+    config = short / "model" / "config.json"
+    config.write_text(config.read_text().replace("172", "24"))
+    with pytest.raises(UserError, match="and the critic has 24 positions"):
+        train(
+            stage="ppo",
+            model={"scratch": None, "path": str(base / "model")},
+            ppo={"critic": {"start": str(short / "model")}},
+        )
 
 
 def test_a_critic_of_other_tokens_is_refused_before_the_first_step(train: Train, tmp_path: Path) -> None:

@@ -8,9 +8,14 @@ from typing import Any
 
 import pytest
 from micro import lines
+from transformers import AutoTokenizer
+from trl import RewardTrainer
 
 from rewards import REWARDS
 from rlreason.errors import UserError
+from rlreason.stages.pairs import Ranked
+from rlreason.stages.reward_model import PairData, _lengths, usable
+from rlreason.tasks import Pair
 
 Train = Callable[..., Path]
 
@@ -138,6 +143,85 @@ def test_what_leaves_no_pairs_is_refused(
             stage=["sft", "reward_model"],
             reward_model={"pairs": pairs_file(tmp_path / "pairs.jsonl"), **changes},
         )
+
+
+def test_pairs_are_read_before_any_training(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"reward_model\.pairs: there is no file"):
+        train(stage=["sft", "reward_model"], reward_model={"pairs": str(tmp_path / "none.jsonl")})
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("padding", ["<|im_end|>", None])
+def test_the_score_is_read_behind_the_text_whatever_pads(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, padding: str | None
+) -> None:
+    """Where padding is the token that ends a turn, or none is named, another one pads in training."""
+    base = train(name="base", stage="sft")
+    tokenizer = AutoTokenizer.from_pretrained(base / "model")
+    tokenizer.pad_token = padding
+    tokenizer.save_pretrained(base / "model")
+    seen = []
+    whole = RewardTrainer.train
+
+    def look(trainer: Any) -> Any:
+        rows = trainer.train_dataset
+        used = {token for side in ("chosen_ids", "rejected_ids") for row in rows[side] for token in row}
+        pads = trainer.model.config.pad_token_id, trainer.data_collator.pad_token_id
+        assert trainer.args.center_rewards_coefficient == 0.01
+        # N(0, 1 / 33): of 32 numbers, whose deviation is 0.174 and its own error 0.022.
+        assert 0.1 < float(trainer.model.score.weight.detach().std()) < 0.25
+        seen.append((pads, tokenizer.convert_tokens_to_ids("<|im_end|>") in used, pads[0] in used))
+        return whole(trainer)
+
+    monkeypatch.setattr(RewardTrainer, "train", look)
+    train(
+        stage="reward_model",
+        model={"scratch": None, "path": str(base / "model")},
+        reward_model={"pairs": pairs_file(tmp_path / "pairs.jsonl")},
+    )
+    [((model, collator), ends_turns, hides_text)] = seen
+    assert model == collator
+    assert ends_turns
+    assert not hides_text
+
+
+def test_scores_that_are_no_numbers_are_told_of(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no finite numbers; lower reward_model\.optim\.lr"):
+        train(
+            stage=["sft", "reward_model"],
+            reward_model={"pairs": pairs_file(tmp_path / "pairs.jsonl"), "optim": {"lr": 1e38}},
+        )
+
+
+class Letters:
+    """A judge that reads a letter as a token, and no spaces."""
+
+    longest = 4
+
+    def token_ids(self, prompt: Any, text: str) -> list[int]:
+        return [ord(letter) for letter in text if letter != " "]
+
+
+def test_sampled_pairs_that_the_template_makes_equal_are_left_out() -> None:
+    judge: Any = Letters()
+    same, good, long = (Pair((), *sides) for sides in (("a b", "ab"), ("a", "b"), ("abcde", "a")))
+    ranked = [Ranked((), [], [], [])]
+    assert usable(judge, PairData([same, good, long], [good], ranked)) == PairData([good], [good], ranked)
+    with pytest.raises(UserError, match="'a b' and 'ab'; remove the pair"):
+        usable(judge, PairData([same, good], [good]))
+    with pytest.raises(UserError, match="in all 1 held-out pairs both sides are the same tokens"):
+        usable(judge, PairData([good], [same], ranked))
+    with pytest.raises(UserError, match=r"max_tokens=4: all 1 training pairs are longer"):
+        usable(judge, PairData([long], [good]))
+
+
+def test_lengths_are_those_of_the_completions() -> None:
+    class Turns(Letters):
+        def token_ids(self, prompt: Any, text: str) -> list[int]:
+            return [0] * 7 + super().token_ids(prompt, text)  # a prompt of 7 tokens
+
+    judge: Any = Turns()
+    assert _lengths(judge, Pair((), "abc", "a")) == (3, 1)
 
 
 def test_rollouts_that_all_earn_the_same_are_refused(train: Train) -> None:
