@@ -6,7 +6,7 @@ field that is already known to be wrong.
 
 import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from rlreason.config.mistake import Mistake
@@ -122,7 +122,6 @@ def _documents(config: "RunConfig") -> Iterator[Mistake]:
             f"{source}; give text files, or leave pretrain out of stage",
             ("pretrain.text", "task.source", "stage"),
         )
-    yield from _styles("pretrain", "text", pretrain.styles, written=pretrain.text == (DERIVATIONS,))
     for path in pretrain.text:
         if path in (config.task.name, config.task.eval_name):
             yield Mistake(
@@ -198,27 +197,21 @@ def _traces(config: "RunConfig") -> Iterator[Mistake]:
             "give a file with prompt, think and answer, or leave sft out of stage",
             ("sft.traces", "task.source", "stage"),
         )
-    yield from _styles("sft", "traces", sft.styles, written=sft.traces == DERIVATIONS)
-
-
-def _styles(section: str, source: str, styles: Mapping[str, float], *, written: bool) -> Iterator[Mistake]:
-    """The shares of the ways to think, which only derivations (`written` here) have."""
-    field = f"{section}.styles"
-    if styles and not written:
+    if sft.traces != DERIVATIONS and sft.styles:
         yield Mistake(
-            f"{field}: is for {section}.{source} = {DERIVATIONS}, but that is another; remove {field}",
-            (field, f"{section}.{source}", "stage"),
+            f"sft.styles: is for sft.traces = derivations, but that is {sft.traces!r}; remove sft.styles",
+            ("sft.styles", "sft.traces", "stage"),
         )
-    unknown = [style for style in styles if style not in STYLES]
+    unknown = [style for style in sft.styles if style not in STYLES]
     for style in unknown:
         nearest = difflib.get_close_matches(style, STYLES, n=1)
         remedy = f"did you mean {nearest[0]}?" if nearest else f"give {' and '.join(STYLES)}"
-        yield Mistake(f"{field}.{style}: there is no such style; {remedy}", (field, "stage"))
-    total = math.fsum(styles.values())
-    if styles and not unknown and abs(total - 1) > 1e-6:
+        yield Mistake(f"sft.styles.{style}: there is no such style; {remedy}", ("sft.styles", "stage"))
+    total = math.fsum(sft.styles.values())
+    if sft.styles and not unknown and abs(total - 1) > 1e-6:
         yield Mistake(
-            f"{field}: the shares sum to {total:g}; make them sum to 1, as in {{guess: 0.6, steps: 0.4}}",
-            (field, "stage"),
+            f"sft.styles: the shares sum to {total:g}; make them sum to 1, as in {{guess: 0.6, steps: 0.4}}",
+            ("sft.styles", "stage"),
         )
 
 

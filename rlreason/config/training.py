@@ -12,7 +12,6 @@ STYLES = ("guess", "steps")
 STAGES = ("pretrain", "sft", "reward_model", "grpo", "ppo")
 ROLLOUTS = "rollouts"
 """In the order in which they make sense."""
-Styles = dict[str, Annotated[float, Field(gt=0)]]
 
 
 class RolloutConfig(Section):
@@ -86,9 +85,6 @@ class PretrainConfig(Section):
         min_length=1,
         description="derivations (the task's questions, solved), or files: txt, md, jsonl, csv, parquet",
     )
-    styles: Styles = Field(
-        default={}, description="shares of the ways to think in derivations, guess and steps; {} = steps only"
-    )
     column: str = Field(default="text", min_length=1, description="column with the text in files of rows")
     held_out: float = Field(
         default=0.02, gt=0, lt=1, description="share of the files' documents to measure perplexity by"
@@ -119,7 +115,7 @@ class SftConfig(Section):
         min_length=1,
         description="derivations (written by the task), or a file of worked solutions, instructions or chats",
     )
-    styles: Styles = Field(
+    styles: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default={}, description="shares of the ways to think in derivations, guess and steps; {} = steps only"
     )
     size: int = Field(

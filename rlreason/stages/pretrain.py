@@ -19,7 +19,6 @@ from rlreason.config.training import DERIVATIONS
 from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
 from rlreason.policy.model import Policy
-from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
 from rlreason.stages.policies import load_stage_policy
 from rlreason.stages.sft import collect_traces, trace_texts
@@ -57,16 +56,8 @@ def collect_documents(context: RunContext) -> Documents:
     """
     config, data = context.config, context.data
     if config.pretrain.text == (DERIVATIONS,):
-        seed = derive_seed("pretraining", config.seed)
         train, held_out = (
-            traces(
-                config.task,
-                part,
-                config.pretrain.styles,
-                seed,
-                field="pretrain.text",
-                styles_field="pretrain.styles",
-            )
+            traces(config.task, part, {}, seed=0, field="pretrain.text")
             for part in (data.train, data.held_out)
         )
         return Documents(train, held_out, note="questions of the task, solved")

@@ -42,7 +42,6 @@ def traces(
     seed: int,
     *,
     field: str = "sft.traces",
-    styles_field: str = "sft.styles",
 ) -> list[Trace]:
     """Write one trace an example, in the order of the examples.
 
@@ -52,7 +51,7 @@ def traces(
     for messages. Raises UserError for an unknown style,
     shares that are not positive, and questions whose derivation cannot be written.
     """
-    chosen = _assign(styles or {"steps": 1.0}, len(examples), seed, styles_field)
+    chosen = _assign(styles or {"steps": 1.0}, len(examples), seed)
     written = []
     for number, (example, style) in enumerate(zip(examples, chosen, strict=True)):
         if style == "steps":
@@ -74,13 +73,13 @@ def _steps(task: TaskConfig, example: Example, field: str) -> str:
     return write(item["entry"])
 
 
-def _assign(styles: Mapping[str, float], count: int, seed: int, field: str) -> list[str]:
+def _assign(styles: Mapping[str, float], count: int, seed: int) -> list[str]:
     """A style for each of `count` examples: exact shares by largest remainder, then shuffled."""
     for style, share in styles.items():
         if style not in STYLES:
-            raise UserError(f"{field}.{style}: there is no such style; {nearest(style, STYLES)}")
+            raise UserError(f"sft.styles.{style}: there is no such style; {nearest(style, STYLES)}")
         if not (math.isfinite(share) and share > 0):
-            raise UserError(f"{field}.{style}: {share} is no share; give a number above 0 or remove it")
+            raise UserError(f"sft.styles.{style}: {share} is no share; give a number above 0 or remove it")
     total = math.fsum(styles.values())
     exact = {style: count * share / total for style, share in styles.items()}
     counts = {style: math.floor(value) for style, value in exact.items()}

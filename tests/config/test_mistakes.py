@@ -153,14 +153,6 @@ DISAGREEMENTS = [
     (["task.eval_split=test"], "task.eval_split: is for task.source = dataset"),
     (["task.source=file"], "sft.traces: derivations are written for generated questions only"),
     (["sft.traces=t.jsonl", "sft.styles={steps: 1}"], "sft.styles: is for sft.traces = derivations"),
-    (
-        ["stage=[pretrain,sft]", "pretrain.text=t.txt", "pretrain.styles={steps: 1}"],
-        "pretrain.styles: is for pretrain.text = derivations",
-    ),
-    (
-        ["stage=[pretrain,sft]", "pretrain.styles={gues: 1}"],
-        "pretrain.styles.gues: there is no such style; did you mean guess?",
-    ),
     (["sft.styles={gues: 1}"], "sft.styles.gues: there is no such style; did you mean guess?"),
     (["sft.styles={guess: 0.6, steps: 0.3}"], "sft.styles: the shares sum to 0.9; make them sum to 1"),
     (
