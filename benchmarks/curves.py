@@ -29,7 +29,7 @@ def main(target: str, *runs: str) -> None:
     figure, axes = plt.subplots(1, len(PANELS), figsize=(15, 3.6), layout="constrained")
     for number, run in enumerate(map(Path, runs)):
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        steps = [line for line in lines if line["stage"] == "grpo"]
+        steps = [line for line in lines if line["stage"] in ("grpo", "ppo")]
         for axis, (key, title) in zip(axes, PANELS.items(), strict=True):
             axis.plot([s["step"] for s in steps], [s[key] for s in steps], label=run.name, color=f"C{number}")
             axis.set(title=title, xlabel="step")

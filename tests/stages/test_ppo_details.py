@@ -63,3 +63,13 @@ def test_divergence_and_ratio_are_at_the_samplers_temperature(train: Train) -> N
     run = train(stage=["sft", "ppo"], ppo={"steps": 1}, rollout={"temperature": 0.5})
     assert step(run)["kl"] == pytest.approx(0.0, abs=1e-6)
     assert step(run)["sampler_gap_max"] < 1e-4
+
+
+def test_the_sampler_is_corrected_for(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A policy that took every sampled token for half as likely as the sampler did learns half as much."""
+    whole = step(train(name="whole", stage=["sft", "ppo"], ppo={"steps": 1}))["grad_norm"]
+    monkeypatch.setattr(
+        "rlreason.stages.update.sampler_weights", lambda old, sampler, *, cap: torch.full_like(old, 1 / cap)
+    )
+    half = step(train(name="half", stage=["sft", "ppo"], ppo={"steps": 1, "sampler_correction": 2.0}))
+    assert half["grad_norm"] == pytest.approx(whole / 2, rel=1e-3)
