@@ -1,6 +1,6 @@
 """The tiny config learns: from under 40% to over 90% in under two minutes, on questions never trained on.
 
-One seed runs with the suite, the other two are marked slow.
+One seed runs with the suite, with half of the steps; the config as it is, with three seeds, is marked slow.
 """
 
 import json
@@ -18,13 +18,16 @@ GRPO_SECONDS = 120
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
-def test_grpo_learns_a_task(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "steps"),
+    [(0, 60), *(pytest.param(seed, 120, marks=pytest.mark.slow) for seed in (0, 1, 2))],
+)
+def test_grpo_learns_a_task(tmp_path: Path, seed: int, steps: int) -> None:
     from rlreason.stages import run
 
     # Other tests of the suite have set the threads of this process to 1.
     threads = min(2, os.cpu_count() or 1)
-    overrides = [f"seed={seed}", f"output_dir={tmp_path}", f"threads={threads}"]
+    overrides = [f"seed={seed}", f"output_dir={tmp_path}", f"threads={threads}", f"grpo.steps={steps}"]
     config = load(ROOT / "configs/tiny.yaml", overrides)
     started = time.monotonic()
     run(config)
@@ -37,7 +40,7 @@ def test_grpo_learns_a_task(tmp_path: Path, seed: int) -> None:
     assert result["gain"]["ci95"][0] > 0.40
     # The monologue changed, not only the answers.
     assert result["before"]["derives"] < 0.5 < 0.9 < result["after"]["derives"]
-    steps = [line for line in lines(folder / "metrics.jsonl") if line["stage"] == "grpo" and "reward" in line]
-    assert len(steps) == config.grpo.steps
+    done = [line for line in lines(folder / "metrics.jsonl") if line["stage"] == "grpo" and "reward" in line]
+    assert len(done) == steps
     # The limit is for two free cores; a machine that is shared with other work gets twice as long.
-    assert sum(step["time"]["total"] for step in steps) < 2 * GRPO_SECONDS
+    assert sum(step["time"]["total"] for step in done) < 2 * GRPO_SECONDS
