@@ -256,7 +256,7 @@ def test_derivations_come_in_the_styles_of_the_config(shop: Workshop) -> None:
 def test_stage_sft_imitates_the_file(shop: Workshop) -> None:
     shop.engine()
     assert shop.run("--samples", "4") == 0
-    found = load_traces(shop.folder / "out.jsonl")
+    found = load_traces(shop.folder / "out.jsonl").found
     assert sorted(trace.think for trace in found) == [f"{n} + 1 = {n + 1}" for n in range(6)]
     assert cli.main(["train", str(shop.folder / "config.yaml"), f"sft.traces={shop.folder}/out.jsonl"]) == 0
     steps = lines(shop.folder / "runs" / "test" / "metrics.jsonl")
