@@ -85,7 +85,7 @@ def _name(partial: Path, path: Path) -> None:
 
 
 def check_new(path: Path, *, field: str) -> None:
-    """Raise UserError, naming the argument `field`, unless a new file can be written at `path`: it is tried."""
+    """Raise UserError, naming the argument `field`, unless a new file can be written at `path`."""
     if os.path.lexists(path):
         raise UserError(f"{field}: {path} is there already and is not overwritten; give another name")
     if not path.parent.is_dir():
