@@ -137,6 +137,9 @@ def scratch_model(config: ModelConfig, tokenizer: Any) -> Any:
     assert shape is not None
     model = _causal_lm(config, scratch_config(shape, tokenizer))
     model.eval()
+    flash = config.attention == "flash_attention_2"
+    if flash:  # it runs on GPUs in half precision, and here is neither; what a token sees is the same
+        model.set_attn_implementation("sdpa")
     ids = torch.arange(6)[None] % model.get_input_embeddings().weight.shape[0]
     other = torch.cat([ids[:, :-1], ids[:, :1]], dim=1)
     try:
@@ -152,6 +155,8 @@ def scratch_model(config: ModelConfig, tokenizer: Any) -> Any:
             f"model.scratch.architecture: {shape.architecture} lets a token see those behind it, so that it "
             "would learn to copy; take another, or see its model.scratch.overrides (is_decoder: true)"
         )
+    if flash:
+        model.set_attn_implementation(config.attention)
     return model.train()
 
 

@@ -85,11 +85,19 @@ def _name(partial: Path, path: Path) -> None:
 
 
 def check_new(path: Path, *, field: str) -> None:
-    """Raise UserError, naming the argument `field`, unless a new file can stand at `path`."""
-    if path.exists():
+    """Raise UserError, naming the argument `field`, unless a new file can be written at `path`."""
+    if os.path.lexists(path):
         raise UserError(f"{field}: {path} is there already and is not overwritten; give another name")
     if not path.parent.is_dir():
         raise UserError(f"{field}: {path} cannot be written: there is no folder {path.parent}; make it first")
+    partial = partial_path(path)
+    try:
+        partial.touch()
+        partial.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{field}: {path} cannot be written: {error.strerror}; give another place or name"
+        ) from error
 
 
 class JsonLines:

@@ -36,6 +36,7 @@ class GroupRelative(Method):
         self._config = config
         self.rounds = config.grpo.dynamic_sampling
         self.greedy = config.grpo.baseline == "greedy"
+        self._signal = 0.0  # of the last step
 
     def informative(self, samples: Sequence[Sample]) -> list[bool]:
         rewards_B, group_B = rewards_and_groups(samples)
@@ -45,22 +46,28 @@ class GroupRelative(Method):
         return informative(rewards_B, group_B, greedy_B=self._greedy(samples)).tolist()
 
     def advantage(self, setup: OnlineSetup, samples: Sequence[Sample]) -> dict[str, float | None]:
-        config = self._config.grpo
-        setup.updater.penalize_kl(samples)
-        rewards_B, group_B = rewards_and_groups(samples)
-        if config.kl.where == "tokens" and config.kl.coef:
-            self._by_token(setup, samples)
-            return self._measured(samples)
-        if config.combine == "gdpo":
-            values_BK, weights_K = _terms(self._config, samples)
-            advantages = gdpo_advantages(values_BK, group_B, weights_K=weights_K)
-        else:
-            advantages = group_advantages(
-                rewards_B, group_B, greedy_B=self._greedy(samples), **self._options()
-            )
-        for sample, value in zip(samples, advantages.tolist(), strict=True):
+        kl = self._config.grpo.kl
+        # Of the rewards alone: KL differs also where they teach nothing, and would hide that from `signal`.
+        for sample, value in zip(samples, self._by_completion(samples), strict=True):
             sample.advantage = value
+        taught = {sample.group for sample in samples if sample.advantage != 0}
+        self._signal = len(taught) / len({sample.group for sample in samples})
+        if kl.coef and kl.where == "reward":
+            setup.updater.penalize_kl(samples)
+            for sample, value in zip(samples, self._by_completion(samples), strict=True):
+                sample.advantage = value
+        elif kl.coef and kl.where == "tokens":
+            self._by_token(setup, samples)
         return self._measured(samples)
+
+    def _by_completion(self, samples: Sequence[Sample]) -> list[float]:
+        """Advantages of whole completions, by their rewards as they are."""
+        rewards_B, group_B = rewards_and_groups(samples)
+        if self._config.grpo.combine == "gdpo":
+            values_BK, weights_K = _terms(self._config, samples)
+            return gdpo_advantages(values_BK, group_B, weights_K=weights_K).tolist()
+        greedy_B = self._greedy(samples)
+        return group_advantages(rewards_B, group_B, greedy_B=greedy_B, **self._options()).tolist()
 
     def _by_token(self, setup: OnlineSetup, samples: Sequence[Sample]) -> None:
         """Advantages a token, from which the KL from that token on is taken."""
@@ -103,10 +110,7 @@ class GroupRelative(Method):
         }
 
     def signal(self, samples: Sequence[Sample]) -> float:
-        groups: dict[int, bool] = {}
-        for sample in samples:
-            groups[sample.group] = groups.get(sample.group, False) or sample.advantage != 0
-        return sum(groups.values()) / len(groups)
+        return self._signal
 
 
 def _without_baseline(sample: Sample) -> bool:

@@ -43,7 +43,10 @@ class Method:
         raise NotImplementedError
 
     def signal(self, samples: Sequence[Sample]) -> float:
-        """The share of the step's groups that teach something, in [0, 1]; 0 is a step in vain."""
+        """The share of the step's groups whose rewards teach something, in [0, 1]; 0 is a step in vain.
+
+        Asked after `advantage`. KL has no part in it.
+        """
         raise NotImplementedError
 
     def state(self) -> dict[str, Any]:

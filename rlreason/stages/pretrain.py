@@ -175,7 +175,7 @@ def train_pretrain(context: RunContext) -> None:
         return
     settings = context.config.pretrain
     found = collect_documents(context)
-    later_traces = collect_traces(context) if "sft" in context.config.stages else []
+    later_traces = collect_traces(context)[0] if "sft" in context.config.stages else []
     policy = load_stage_policy(context, texts=_texts(context, found, later_traces), dropout=True)
     _check_model(context, policy)
     disable_progress_bars()

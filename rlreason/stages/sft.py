@@ -20,20 +20,29 @@ from rlreason.tasks import Trace, Turn, load_traces, traces
 NAME = "sft"
 
 
-def collect_traces(context: RunContext) -> list[Trace | Turn]:
-    """What to imitate, in seeded order: the task's own derivations, or traces and turns of a file."""
+def collect_traces(context: RunContext) -> tuple[list[Trace | Turn], str]:
+    """What to imitate, in seeded order: the task's own derivations, or traces and turns of a file.
+
+    The second is what was left out of a file, in words; empty where nothing was.
+    """
     config = context.config
     seed = derive_seed("traces", config.seed)
+    left_out = []
     if config.sft.traces == "derivations":
         examples = context.data.train[: config.sft.size]
         found: list[Trace | Turn] = [*traces(config.task, examples, config.sft.styles, seed)]
     else:
-        found = load_traces(config.sft.traces, exclude=context.data.held_out)
+        found, with_held_out = load_traces(config.sft.traces, exclude=context.data.held_out)
+        if with_held_out:
+            left_out.append(f"{with_held_out} rows that hold a held-out question")
+        if len(found) > config.sft.size:
+            left_out.append(f"{len(found) - config.sft.size} traces beyond sft.size={config.sft.size}")
     random.Random(seed).shuffle(found)
     found = found[: config.sft.size]
+    why = f"left out of {config.sft.traces}: {', '.join(left_out)}" if left_out else ""
     if not found:
-        raise UserError(f"sft.traces: {config.sft.traces!r} gives no trace to train on")
-    return found
+        raise UserError(f"sft.traces: {config.sft.traces!r} gives no trace to train on; {why}".rstrip("; "))
+    return found, why
 
 
 def written(renderer: Renderer, one: Trace | Turn) -> str:
@@ -119,7 +128,9 @@ def train_sft(context: RunContext) -> None:
         context.view.note(f"cold start: already done, going on from {done}")
         context.start = done
         return
-    found = collect_traces(context)
+    found, left_out = collect_traces(context)
+    if left_out:
+        context.view.note(f"cold start: {left_out}")
     policy = load_stage_policy(context, texts=trace_texts(found), dropout=True)
     prompt = context.config.prompt
     renderer = Renderer(policy.tokenizer, prompt_format=prompt.format, system=prompt.system)

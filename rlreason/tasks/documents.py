@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from rlreason.errors import UserError
 from rlreason.seeds import derive_seed
-from rlreason.tasks.questions import folded, question_key
+from rlreason.tasks.questions import folded, holds, question_key
 from rlreason.tasks.tables import read_file, refuse, require_column
 from rlreason.types import Example
 
@@ -37,12 +37,8 @@ def load_documents(paths: Sequence[str | Path], *, column: str, exclude: Iterabl
     ]
     distinct = list(dict.fromkeys(read))
     questions = sorted({key for key in map(question_key, exclude) if key})
-    kept = [text for text in distinct if not _holds(folded(text), questions)]
+    kept = [text for text in distinct if not holds(folded(text), questions)]
     return Documents(kept, len(read) - len(distinct), len(distinct) - len(kept))
-
-
-def _holds(text: str, questions: Sequence[str]) -> bool:
-    return any(question in text for question in questions)
 
 
 def split_documents(documents: Sequence[str], *, held_out: float) -> tuple[list[str], list[str]]:

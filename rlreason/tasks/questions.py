@@ -1,6 +1,7 @@
 """When two questions are the same question, and how a name that does not exist is answered."""
 
 import difflib
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -21,6 +22,16 @@ def question_key(example: Example) -> str:
 def folded(text: str) -> str:
     """`text` without what makes no difference to `question_key`."""
     return " ".join(unicodedata.normalize("NFC", text.casefold()).split())
+
+
+def holds(text: str, questions: Iterable[str]) -> bool:
+    """Whether a text, folded, holds one of `questions` (keys), alone or among other words.
+
+    "What is 2 + 3" is not held by "What is 2 + 30": where a question begins or ends, no word goes on.
+    """
+    return any(
+        question in text and re.search(rf"(?<!\w){re.escape(question)}(?!\w)", text) for question in questions
+    )
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

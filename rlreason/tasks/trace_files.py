@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rlreason.errors import UserError
 from rlreason.tasks.examples import ROLES, to_examples
-from rlreason.tasks.questions import folded, question_key
+from rlreason.tasks.questions import holds, question_key
 from rlreason.tasks.tables import Rows, read_file, refuse
 from rlreason.tasks.traces import Trace
 from rlreason.types import Example, Message
@@ -47,7 +47,14 @@ class Turn:
         return Example(list(self.prompt), "")
 
 
-def load_traces(path: str | Path, *, exclude: Iterable[Example] = ()) -> list[Trace | Turn]:
+class TraceFile(NamedTuple):
+    """What a file gives to imitate, in its order; `with_held_out` rows of it were left out."""
+
+    found: list[Trace | Turn]
+    with_held_out: int
+
+
+def load_traces(path: str | Path, *, exclude: Iterable[Example] = ()) -> TraceFile:
     """Read what to imitate from a JSONL, CSV or Parquet file, whose columns tell the form of its rows.
 
     Rows with a question, reasoning and an answer are traces of style "file"; the prompt is text or chat
@@ -55,20 +62,22 @@ def load_traces(path: str | Path, *, exclude: Iterable[Example] = ()) -> list[Tr
     each behind what came before it, so that each is trained once and in the context in which it was
     written; in `prompt` and `completion` (TRL's format) only those of the completion.
 
-    Rows that ask one of the questions to `exclude` (by `question_key`, whole or in one message of the user)
-    are left out. Raises UserError for columns that fit no form, or more than one, and naming rows that
-    cannot be used.
+    Rows whose prompts hold one of the questions to `exclude` (by `question_key`; alone or among other words,
+    such as an instruction in front of it) are left out and counted, a conversation as a whole. Raises
+    UserError for columns that fit no form, or more than one, and naming rows that cannot be used.
     """
     rows = read_file(path, field=_FIELD)
     origin = f"{_FIELD}: {path}"
     form = _form(rows, origin)
-    held_out = {question_key(example) for example in exclude}
+    held_out = sorted({key for key in map(question_key, exclude) if key})
+    read: list[list[Trace | Turn]]
     if form == _TRACE:
-        found = _traces(rows, origin)
-        return [trace for trace in found if not held_out & _asked(trace.example.prompt)]
-    turns = _turns(rows, _READERS[form], origin)
-    # A conversation is left out as a whole: its last turn holds all its questions.
-    return [turn for own in turns if not held_out & _asked(own[-1].prompt) for turn in own]
+        read = [[trace] for trace in _traces(rows, origin)]
+    else:
+        read = [[*turns] for turns in _turns(rows, _READERS[form], origin)]
+    # The last turn of a conversation stands behind all its questions.
+    kept = [own for own in read if not holds(question_key(own[-1].example), held_out)]
+    return TraceFile([one for own in kept for one in own], len(read) - len(kept))
 
 
 def _form(rows: Rows, origin: str) -> str:
@@ -140,13 +149,6 @@ def _turns(rows: Rows, read: Callable[[Mapping[str, Any]], list[Turn]], origin: 
         more = f"; and {len(mistakes) - _SHOWN} more" if len(mistakes) > _SHOWN else ""
         raise UserError(f"{origin}: {'; '.join(mistakes[:_SHOWN])}{more}. Correct or remove these rows")
     return found
-
-
-def _asked(prompt: Sequence[Message]) -> set[str]:
-    """The keys of all questions in a prompt: the conversation up to each turn of the user, and each turn."""
-    users = [place for place, message in enumerate(prompt) if message["role"] == "user"]
-    whole = {question_key(Example(list(prompt[: place + 1]), "")) for place in users}
-    return whole | {folded(prompt[place]["content"]) for place in users}
 
 
 def _instruction(row: Mapping[str, Any]) -> list[Turn]:

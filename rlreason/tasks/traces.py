@@ -42,33 +42,34 @@ def traces(
     seed: int,
     *,
     field: str = "sft.traces",
+    remedy: str = "give a file of your own",
 ) -> list[Trace]:
     """Write one trace an example, in the order of the examples.
 
     `styles` gives the share of each way of thinking, and is met to within one trace: "steps" is the
     generator's derivation, "guess" one of `GUESSES` with no arithmetic; both end in the right answer. Empty
     means steps only. Which example gets which style the seed decides. `field` is the config key that asked,
-    for messages. Raises UserError for an unknown style,
-    shares that are not positive, and questions whose derivation cannot be written.
+    and `remedy` what else its user can do, for messages. Raises UserError for an unknown style, shares that
+    are not positive, and questions whose derivation cannot be written.
     """
     chosen = _assign(styles or {"steps": 1.0}, len(examples), seed)
     written = []
     for number, (example, style) in enumerate(zip(examples, chosen, strict=True)):
         if style == "steps":
-            think = _steps(task, example, field)
+            think = _steps(task, example, field, remedy)
         else:
             think = random.Random(derive_seed("guess", seed, number)).choice(GUESSES)
         written.append(Trace(example, think, example.answer, style))
     return written
 
 
-def _steps(task: TaskConfig, example: Example, field: str) -> str:
+def _steps(task: TaskConfig, example: Example, field: str, remedy: str) -> str:
     item = example.metadata.get("reasoning_gym") or {}
     write = DERIVATIONS.get(item.get("dataset", ""))
     if write is None:
         raise UserError(
             f"{field}: no derivations are written for the questions of {item.get('dataset', task.name)}, "
-            f"only for {', '.join(sorted(DERIVATIONS))}; give a file of your own"
+            f"only for {', '.join(sorted(DERIVATIONS))}; {remedy}"
         )
     return write(item["entry"])
 

@@ -89,7 +89,10 @@ def make_traces(config: RunConfig, options: Options, note: Note) -> Made:
     without derivations, a model that cannot be loaded, and rewards that cannot be used.
     """
     data = load_tasks(config.task, seed=config.seed, eval_questions=config.eval.questions)
-    with Scorer(without_own_model(config)) as scorer:
+    rules = without_own_model(config)
+    if rules is not config:
+        note("rewards.learned is left out: its model is one that a run makes; name one in its args to use it")
+    with Scorer(rules) as scorer:
         data, left_out = readable(config, scorer, data)
         if left_out:
             note(left_out)
@@ -114,7 +117,8 @@ def _derived(
     """The task's derivations, in the styles of the config, under the same rewards as samples."""
     seed = derive_seed("traces", config.seed)
     spec = SPECS[config.prompt.format]
-    found = traces(config.task, examples, config.sft.styles, seed, field="--from derivations")
+    asked, remedy = "--from derivations", "sample a model instead (--from samples)"
+    found = traces(config.task, examples, config.sft.styles, seed, field=asked, remedy=remedy)
     try:
         texts = [spec.render(trace.think, trace.answer) for trace in found]
     except ValueError as error:

@@ -9,6 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlreason.config.model import ModelConfig
 from rlreason.errors import UserError
+from rlreason.policy import architecture as architecture_module
 from rlreason.policy.architecture import check_scratch, scratch_config, scratch_model
 from rlreason.policy.scratch import scratch_tokenizer
 
@@ -136,6 +137,23 @@ def test_what_cannot_be_made_is_refused_without_weights(
 def test_what_transformers_cannot_do_one_way_it_may_do_another() -> None:
     model = scratch_model(of("bloom", kv_heads=4, intermediate_size=384, attention="eager"), TOKENIZER)
     assert type(model).__name__ == "BloomForCausalLM"
+
+
+def test_flash_attention_is_not_asked_to_run_where_it_cannot(monkeypatch: pytest.MonkeyPatch) -> None:
+    flash, plain = "flash_attention_2", of("llama")
+    model = architecture_module._causal_lm(plain, scratch_config(plain.scratch, TOKENIZER))
+    kinds, forward = [flash], model.forward
+
+    def run(**inputs: Any) -> Any:
+        if kinds[-1] == flash:
+            raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
+        return forward(**inputs)
+
+    monkeypatch.setattr(model, "forward", run)
+    monkeypatch.setattr(model, "set_attn_implementation", kinds.append)
+    monkeypatch.setattr(architecture_module, "_causal_lm", lambda *_: model)
+    assert scratch_model(of("llama", attention=flash), TOKENIZER) is model
+    assert kinds == [flash, "sdpa", flash]
 
 
 def test_a_model_that_looks_ahead_is_refused() -> None:

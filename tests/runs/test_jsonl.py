@@ -236,6 +236,25 @@ def test_a_file_that_came_to_be_meanwhile_is_not_overwritten(
     assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("new.jsonl", '{"a": 1}\n')]
 
 
+def test_what_could_not_be_written_in_the_end_is_refused_beforehand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_new(tmp_path / "new.jsonl", field="--out")
+    assert list(tmp_path.iterdir()) == []  # trying leaves nothing behind
+    with pytest.raises(UserError, match=r"--out: .* cannot be written: File name too long"):
+        check_new(tmp_path / f"{'n' * 300}.jsonl", field="--out")
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"--out: .* is there already"):
+        check_new(tmp_path / "link.jsonl", field="--out")
+
+    def refuse(path: Path, **_: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    with pytest.raises(UserError, match=r"--out: .* cannot be written: Permission denied"):
+        check_new(tmp_path / "new.jsonl", field="--out")
+
+
 def test_a_taken_name_and_a_missing_folder_are_refused_beforehand(tmp_path: Path) -> None:
     check_new(tmp_path / "new.jsonl", field="--out")
     (tmp_path / "new.jsonl").touch()

@@ -30,7 +30,12 @@ def sample(group: int, reward: float | None, greedy: Sample | None = None, token
 
 def advantages(method: GroupRelative, samples: list[Sample], kl: list[list[float]]) -> dict[str, Any]:
     by_sample = {id(s): torch.tensor(row) for s, row in zip(samples, kl, strict=True)}
-    updater = SimpleNamespace(penalize_kl=lambda samples: None, token_kl=lambda samples: by_sample)
+
+    def penalize_kl(samples: list[Sample]) -> None:  # with a weight of 1
+        for one in samples:
+            one.reward = None if one.reward is None else one.reward - float(by_sample[id(one)].sum())
+
+    updater = SimpleNamespace(penalize_kl=penalize_kl, token_kl=lambda samples: by_sample)
     setup: Any = SimpleNamespace(updater=updater)
     return method.advantage(setup, samples)
 
@@ -57,6 +62,22 @@ def test_kl_from_each_token_on_and_who_has_no_part_in_it() -> None:
     assert first.token_advantages.tolist() == [2 - 1.5, 2 - 0.5]
     assert first.advantage == 1.0
     assert [(s.token_advantages, s.advantage) for s in others] == [(None, 0.0)] * 2
+
+
+@pytest.mark.parametrize("where", ["tokens", "reward"])
+@pytest.mark.parametrize("rewards", [[1.0, 1.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+def test_a_step_in_vain_is_told_also_where_kl_is_taken_from_rewards(where: str, rewards: list[float]) -> None:
+    samples = [sample(place // 2, reward) for place, reward in enumerate(rewards)]
+    grpo = method(group_size=2, kl={"coef": 1.0, "where": where})
+    advantages(grpo, samples, [[0.5], [0.25], [0.0], [0.125]])
+    # group 0: 1 - 0.5 and 1 (or 0) - 0.25, by its rewards alike or not; group 1: 0 - 0 and 0 - 0.125
+    assert grpo.signal(samples) == (0.0 if rewards[1] else 0.5)
+    if where == "tokens":  # A_i - KL
+        first = 0.0 if rewards[1] else 0.5
+        assert [s.advantage for s in samples] == [first - 0.5, -first - 0.25, 0.0, -0.125]
+    else:  # less the mean of the group: 0.5 and 0.75, or 0.5 and -0.25; 0 and -0.125
+        half = -0.125 if rewards[1] else 0.375
+        assert [s.advantage for s in samples] == [half, -half, 0.0625, -0.0625]
 
 
 def test_greedy_completions_count_as_sampled_and_as_nothing_else(train: Train) -> None:

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from micro import lines
@@ -12,7 +14,7 @@ from trl import SFTTrainer
 from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
 from rlreason.policy.scratch import scratch_tokenizer
-from rlreason.stages.sft import trace_rows
+from rlreason.stages.sft import collect_traces, trace_rows
 from rlreason.tasks import Trace
 from rlreason.types import Example
 
@@ -63,6 +65,25 @@ def what_is_trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(SFTTrainer, "train", noted)
     return found
+
+
+def test_what_is_left_out_of_a_file_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"instruction": f"What is {n} + 1?", "output": str(n + 1)} for n in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held_out = [Example([{"role": "user", "content": f"What is {n} + 1?"}], "") for n in (2, 3)]
+    sft = SimpleNamespace(traces=str(path), size=3)
+    context: Any = SimpleNamespace(
+        config=SimpleNamespace(seed=0, sft=sft), data=SimpleNamespace(held_out=held_out)
+    )
+    found, left_out = collect_traces(context)
+    assert len(found) == 3
+    assert left_out.endswith("rows.jsonl: 2 rows that hold a held-out question, 1 traces beyond sft.size=3")
+    sft.size = 4
+    assert "beyond" not in collect_traces(context)[1]
+    context.data.held_out = [Example([{"role": "user", "content": row["instruction"]}], "") for row in rows]
+    with pytest.raises(UserError, match=r"gives no trace to train on; left out of .*: 6 rows that hold"):
+        collect_traces(context)
 
 
 def test_a_model_from_nothing_learns_instructions_and_chats(

@@ -78,6 +78,10 @@ def jsonl(tmp_path: Path) -> Callable[[list[dict[str, Any]]], Path]:
     return write
 
 
+def found_in(path: Path) -> Any:
+    return load_traces(path).found
+
+
 def renderer(name: str, system: str | None = None) -> Renderer:
     return Renderer(tokenizer(name), prompt_format="think_answer", system=system)
 
@@ -134,7 +138,7 @@ def test_reasoning_answer_and_end_carry_loss_to_the_letter(
     name: str, row: dict[str, Any], whole: str, jsonl: Any
 ) -> None:
     chat = renderer(name)
-    (made,), _ = trace_rows(chat, load_traces(jsonl([row])), limit=10_000)
+    (made,), _ = trace_rows(chat, found_in(jsonl([row])), limit=10_000)
     prompt, trained = split(chat, made)
     assert trained == behind(name, whole) + chat.tokenizer.eos_token
     assert prompt == chat.tokenizer.apply_chat_template(QUESTION, add_generation_prompt=True, tokenize=False)
@@ -145,7 +149,7 @@ def test_reasoning_answer_and_end_carry_loss_to_the_letter(
 def test_every_turn_of_a_conversation_keeps_its_reasoning(name: str, jsonl: Any) -> None:
     chat = renderer(name)
     chat_messages = conversation()
-    rows, _ = trace_rows(chat, load_traces(jsonl([{"messages": chat_messages}])), limit=10_000)
+    rows, _ = trace_rows(chat, found_in(jsonl([{"messages": chat_messages}])), limit=10_000)
     whole = chat.tokenizer.apply_chat_template(chat_messages, tokenize=False)
     kept = [think in whole for think in ("2 + 3 = 5", "5 + 4 = 9")]
     # What a mask over the rendered conversation would have trained.
@@ -161,7 +165,7 @@ def test_every_turn_of_a_conversation_keeps_its_reasoning(name: str, jsonl: Any)
 
 def test_reasoning_that_is_switched_off_by_the_system_prompt_is_taught_all_the_same(jsonl: Any) -> None:
     chat = renderer("smollm3", system="/no_think")
-    (row,), _ = trace_rows(chat, load_traces(jsonl([{"messages": conversation()[:2]}])), limit=10_000)
+    (row,), _ = trace_rows(chat, found_in(jsonl([{"messages": conversation()[:2]}])), limit=10_000)
     prompt, trained = split(chat, row)
     assert prompt.endswith("<think>\n\n</think>\n")
     assert trained == FIRST + "<|im_end|>"
@@ -169,13 +173,13 @@ def test_reasoning_that_is_switched_off_by_the_system_prompt_is_taught_all_the_s
 
 @pytest.mark.parametrize("name", OPENS)
 def test_a_completion_without_reasoning_behind_an_opened_tag_is_refused(name: str, jsonl: Any) -> None:
-    found = load_traces(jsonl([{"prompt": "What is 2 + 3?", "completion": "5"}]))
+    found = found_in(jsonl([{"prompt": "What is 2 + 3?", "completion": "5"}]))
     with pytest.raises(UserError, match=r"of 'What is 2 \+ 3\?' has no reasoning, .* opens <think>"):
         trace_rows(renderer(name), found, limit=10_000)
 
 
 def test_an_end_inside_a_completion_is_refused(jsonl: Any) -> None:
-    found = load_traces(jsonl([{"prompt": "a", "completion": "5<|im_end|>\nand more"}]))
+    found = found_in(jsonl([{"prompt": "a", "completion": "5<|im_end|>\nand more"}]))
     with pytest.raises(UserError, match=r"the completion of 'a' holds '<\|im_end\|>'"):
         trace_rows(renderer("qwen3"), found, limit=10_000)
 
@@ -183,7 +187,7 @@ def test_an_end_inside_a_completion_is_refused(jsonl: Any) -> None:
 def test_reasoning_given_twice_is_refused(jsonl: Any) -> None:
     answer = {"role": "assistant", "content": FIRST, "reasoning_content": "2 + 3 = 5"}
     with pytest.raises(UserError, match="has reasoning of its own, and tags such as <think> as well"):
-        trace_rows(renderer("qwen3"), load_traces(jsonl([{"messages": [*QUESTION, answer]}])), limit=10_000)
+        trace_rows(renderer("qwen3"), found_in(jsonl([{"messages": [*QUESTION, answer]}])), limit=10_000)
 
 
 def test_a_tokenizer_that_cannot_write_the_end_of_the_reasoning_is_refused() -> None:
@@ -196,7 +200,7 @@ def test_a_tokenizer_that_cannot_write_the_end_of_the_reasoning_is_refused() -> 
 def test_the_system_prompt_that_asks_for_the_form_stands_only_before_what_keeps_it(jsonl: Any) -> None:
     asked, free = renderer("qwen2_5", system="auto"), renderer("qwen2_5")
     kept = "<think>\n2 + 3 = 5\n</think>\n<answer>5</answer>"
-    found = load_traces(jsonl([{"prompt": "a", "completion": text} for text in (kept, FIRST)]))
+    found = found_in(jsonl([{"prompt": "a", "completion": text} for text in (kept, FIRST)]))
     rows, _ = trace_rows(asked, found, limit=10_000, free=free)
     prompts = [split(asked, row)[0] for row in rows]
     assert "Reply in exactly this form" in prompts[0]

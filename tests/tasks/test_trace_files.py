@@ -18,6 +18,10 @@ def said(*turns):
     return [{"role": role, "content": content} for role, content in turns]
 
 
+def found_in(path, exclude=()):
+    return load_traces(path, exclude=exclude).found
+
+
 def turn(*prompt, completion, reasoning=""):
     return Turn(tuple(said(*prompt)), completion, reasoning)
 
@@ -29,7 +33,7 @@ def test_worked_solutions(asked, think, jsonl):
         {asked: "2+3?", think: " 2 + 3 = 5\n", "answer": 5, "source": "me"},
         {asked: said((U, "2+4?")), think: "2 + 4 = 6", "answer": "6"},
     ]
-    first, second = load_traces(jsonl(rows))
+    first, second = found_in(jsonl(rows))
     assert (first.think, first.answer, first.style) == ("2 + 3 = 5", "5", "file")
     assert first.example == Example(said((U, "2+3?")), "5", {"source": "me"})
     assert second.example.question == "2+4?"
@@ -41,7 +45,7 @@ def test_instructions_with_and_without_input(jsonl):
         {"instruction": "Say hi.", "input": "", "output": "Hi."},
         {"instruction": "Say ho.", "output": "<think>\neasy\n</think>\nHo."},
     ]
-    assert load_traces(jsonl(rows)) == [
+    assert found_in(jsonl(rows)) == [
         turn((U, "Add.\n\n2 and 3"), completion="5"),
         turn((U, "Say hi."), completion="Hi."),
         turn((U, "Say ho."), completion="<think>\neasy\n</think>\nHo."),
@@ -50,7 +54,7 @@ def test_instructions_with_and_without_input(jsonl):
 
 def test_every_turn_of_the_assistant_in_messages_is_one_behind_what_came_before(jsonl):
     chat = [(S, "Be kind."), (U, "Hi"), (A, "Hello"), (U, "2+3?"), (A, "5")]
-    assert load_traces(jsonl([{"messages": said(*chat), "prompt": "Hi", "id": 1}])) == [
+    assert found_in(jsonl([{"messages": said(*chat), "prompt": "Hi", "id": 1}])) == [
         turn(*chat[:2], completion="Hello"),
         turn(*chat[:4], completion="5"),
     ]
@@ -65,7 +69,7 @@ def test_only_the_completion_is_imitated_of_prompt_and_completion(jsonl):
         {"prompt": said(*shot), "completion": said(*longer)},
         {"prompt": said(*shot), "completion": "5"},
     ]
-    assert load_traces(jsonl(rows)) == [
+    assert found_in(jsonl(rows)) == [
         turn((U, "2+3?"), completion="5"),
         turn(*shot, completion="5"),
         turn(*shot, completion="5"),
@@ -78,7 +82,7 @@ def test_only_the_completion_is_imitated_of_prompt_and_completion(jsonl):
 def test_reasoning_that_messages_keep_apart_stays_with_its_turn(key, jsonl):
     answer = {"role": A, "content": "5", key: " 2 + 3 = 5 "}
     chat = [*said((U, "2+3?")), answer, *said((U, "Sure?")), {"role": A, "content": "Yes", key: None}]
-    assert load_traces(jsonl([{"messages": chat}])) == [
+    assert found_in(jsonl([{"messages": chat}])) == [
         turn((U, "2+3?"), completion="5", reasoning="2 + 3 = 5"),
         turn((U, "2+3?"), (A, "5"), (U, "Sure?"), completion="Yes"),
     ]
@@ -88,10 +92,10 @@ def test_other_kinds_of_files(tmp_path: Path):
     table = tmp_path / "rows.csv"
     table.write_text('instruction,input,output\n"Add.","2, 3",5\nSay hi.,,Hi.\n')
     expected = [turn((U, "Add.\n\n2, 3"), completion="5"), turn((U, "Say hi."), completion="Hi.")]
-    assert load_traces(table) == expected
+    assert found_in(table) == expected
     rows = [{"messages": [{**m, "reasoning": None} for m in said((U, "2+3?"), (A, "5"))]}]
     pandas.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
-    assert load_traces(tmp_path / "rows.parquet") == [turn((U, "2+3?"), completion="5")]
+    assert found_in(tmp_path / "rows.parquet") == [turn((U, "2+3?"), completion="5")]
 
 
 @pytest.mark.parametrize(
@@ -109,14 +113,30 @@ def test_other_kinds_of_files(tmp_path: Path):
     ],
 )
 def test_held_out_questions_are_left_out_in_every_form(rows, jsonl):
-    found = load_traces(jsonl(rows), exclude=[Example(said((S, "?"), (U, "b?")), "1")])
+    found = found_in(jsonl(rows), exclude=[Example(said((S, "?"), (U, "b?")), "1")])
     users = [[m["content"] for m in one.example.prompt if m["role"] == U] for one in found]
     assert [own[0] for own in users] == ["a?", "c?"]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "Solve this problem.", "input": "What is  2 + 3", "output": "5"},
+        {"prompt": "Question: what is 2 + 3\nAnswer:", "completion": "5"},
+        {"question": "Think first. What is 2 + 3", "think": "t", "answer": "5"},
+        {"messages": said((U, "What is 1 + 1? 2. What is 2 + 3"), (A, "5"))},
+    ],
+)
+def test_a_held_out_question_among_other_words_is_left_out_and_counted(row, jsonl):
+    held_out = Example(said((U, "What is 2 + 3")), "5")
+    assert load_traces(jsonl([row, row]), exclude=[held_out]) == ([], 2)
+    other = json.loads(json.dumps(row).replace("2 + 3", "2 + 30"))  # the same letters, another question
+    assert len(load_traces(jsonl([other]), exclude=[held_out]).found) == 1
+
+
 def test_a_held_out_instruction_is_found_with_its_input(jsonl):
     rows = [{"instruction": "Add.", "input": i, "output": "5"} for i in ("2 and 3", "1 and 4")]
-    (left,) = load_traces(jsonl(rows), exclude=[Example(said((U, "Add. 2 and 3")), "5")])
+    (left,) = found_in(jsonl(rows), exclude=[Example(said((U, "Add. 2 and 3")), "5")])
     assert left.prompt[0]["content"] == "Add.\n\n1 and 4"
 
 
@@ -155,17 +175,17 @@ def test_a_held_out_instruction_is_found_with_its_input(jsonl):
 )  # fmt: skip
 def test_unusable_rows_are_refused(rows, message, jsonl):
     with pytest.raises(UserError, match=message):
-        load_traces(jsonl(rows))
+        found_in(jsonl(rows))
 
 
 def test_the_first_unusable_rows_are_named_and_the_others_counted(jsonl):
     rows = [{"messages": said((U, "a"))} for _ in range(8)]
     with pytest.raises(UserError, match=r"row 1: .*; row 5: .*; and 3 more\. Correct") as error:
-        load_traces(jsonl(rows))
+        found_in(jsonl(rows))
     assert "row 6" not in str(error.value)
 
 
 def test_a_row_of_jsonl_may_leave_out_what_is_optional(tmp_path: Path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"instruction": "a", "input": None, "output": "b"}) + "\n")
-    assert load_traces(path) == [turn((U, "a"), completion="b")]
+    assert found_in(path) == [turn((U, "a"), completion="b")]

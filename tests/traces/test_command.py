@@ -206,6 +206,7 @@ def test_nothing_right_is_said_and_nothing_is_written(
     [
         (("--from", "derivations", "--keep", "2"), {}, "--keep: is for samples of a model"),
         (("--from", "derivations"), {}, "--from derivations: no derivations are written"),
+        (("--from", "derivations"), {}, "; sample a model instead (--from samples)"),
         ((), {"model": {"scratch": {}}}, "--from derivations: no derivations are written"),  # the default
         (("--from", "samples"), {"model": {"scratch": {}}}, "--model: is not given"),
         (("--model", "/no/such"), {}, "'/no/such' is no local directory"),
@@ -253,10 +254,20 @@ def test_derivations_come_in_the_styles_of_the_config(shop: Workshop) -> None:
         assert (f"= {row['gold']}" in row["think"]) == (row["style"] == "steps")
 
 
+def test_a_learned_reward_that_no_run_has_made_is_left_out_and_that_is_said(
+    shop: Workshop, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shop.engine([RIGHT])
+    path = ["sft", "reward_model", "grpo"]
+    assert shop.run("--samples", "1", rewards={"accuracy": 1.0, "learned": 0.5}, stage=path) == 0
+    assert "rewards.learned is left out" in squeezed(capsys.readouterr().out)
+    assert {row["reward"] for row in shop.rows()} == {1.0}
+
+
 def test_stage_sft_imitates_the_file(shop: Workshop) -> None:
     shop.engine()
     assert shop.run("--samples", "4") == 0
-    found = load_traces(shop.folder / "out.jsonl")
+    found = load_traces(shop.folder / "out.jsonl").found
     assert sorted(trace.think for trace in found) == [f"{n} + 1 = {n + 1}" for n in range(6)]
     assert cli.main(["train", str(shop.folder / "config.yaml"), f"sft.traces={shop.folder}/out.jsonl"]) == 0
     steps = lines(shop.folder / "runs" / "test" / "metrics.jsonl")
