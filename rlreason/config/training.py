@@ -150,7 +150,10 @@ class RewardModelConfig(Section):
         default=4, ge=1, description="pairs made of a question's completions, at most"
     )
     held_out: float = Field(
-        default=0.1, gt=0, lt=1, description="share of a file's prompts whose pairs are kept for measuring"
+        default=0.1,
+        gt=0,
+        lt=1,
+        description="share of a file's prompts kept for measuring, beside those that ask a held-out question",
     )
     max_tokens: int = Field(default=1024, ge=1, description="longest conversation; longer pairs are left out")
     center: float = Field(

@@ -1,5 +1,6 @@
 """What later stages read from elsewhere is looked at before the first one trains."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoTokenizer
@@ -9,9 +10,10 @@ from rlreason.errors import UserError
 from rlreason.policy.critic import FIELD
 from rlreason.policy.scalar import check_outputs, check_same_tokens, model_config, source
 from rlreason.stages.reward_model import pairs_of_files
+from rlreason.types import Example
 
 
-def check_sources(config: RunConfig, *, reward_model_done: bool) -> None:
+def check_sources(config: RunConfig, held_out: Sequence[Example], *, reward_model_done: bool) -> None:
     """Raise UserError for pairs, a tokenizer, a reference or a critic that a later stage could not use.
 
     No weights are read: what a model is, and its tokens, is told by its config and tokenizer.
@@ -19,7 +21,7 @@ def check_sources(config: RunConfig, *, reward_model_done: bool) -> None:
     if "pretrain" in config.stages and (len(config.stages) > 1 or config.eval.each_stage):
         _check_template(config)
     if "reward_model" in config.stages and not reward_model_done:
-        pairs_of_files(config)
+        pairs_of_files(config, held_out)
     if not {"grpo", "ppo"} & set(config.stages):
         return
     reference, start = config.online.kl.reference, config.ppo.critic.start

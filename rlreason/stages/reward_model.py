@@ -32,7 +32,8 @@ from rlreason.stages.context import RunContext
 from rlreason.stages.pairs import Ranked, rollout_pairs
 from rlreason.stages.policies import load_stage_policy
 from rlreason.stages.trainer import Recorder, trainer_arguments
-from rlreason.tasks import Pair, load_pairs
+from rlreason.tasks import Pair, holds, load_pairs, question_key
+from rlreason.types import Example
 
 NAME = "reward_model"
 _BATCH = 16
@@ -57,7 +58,7 @@ def train_reward_model(context: RunContext) -> None:
         return
     policy = load_stage_policy(context)
     context.run.rewind(-1, NAME)
-    data = pairs_of_files(context.config) or _from_rollouts(context, policy)
+    data = pairs_of_files(context.config, context.data.held_out) or _from_rollouts(context, policy)
     model = _scalar_model(context, policy)
     judge = Judge(model, policy.tokenizer, context.config.reward_model.max_tokens)
     before = len(data.train)
@@ -77,20 +78,27 @@ def train_reward_model(context: RunContext) -> None:
 # ---------------------------------------------------------------------- pairs
 
 
-def pairs_of_files(config: RunConfig) -> PairData | None:
-    """Pairs of files, None for rollouts; all pairs of a prompt are trained on, or all are held out."""
+def pairs_of_files(config: RunConfig, questions: Sequence[Example]) -> PairData | None:
+    """Pairs of files, None for rollouts; all pairs of a prompt are trained on, or all are held out.
+
+    Held out is the share `held_out` of the prompts, and beside it every prompt that holds one of `questions`,
+    the task's held-out ones: the reward must not have learned their answers.
+    """
     if ROLLOUTS in config.reward_model.pairs:
         return None
     pairs = load_pairs(config.reward_model.pairs)
+    asked = sorted({key for key in map(question_key, questions) if key})
     keys = sorted({pair.key for pair in pairs})
-    random.Random(derive_seed("pairs", config.seed)).shuffle(keys)
-    count = round(config.reward_model.held_out * len(keys))
-    if not 0 < count < len(keys):
+    held_out = {key for key in keys if holds(key, asked)}
+    rest = [key for key in keys if key not in held_out]
+    random.Random(derive_seed("pairs", config.seed)).shuffle(rest)
+    held_out |= set(rest[: round(config.reward_model.held_out * len(rest))])
+    if not 0 < len(held_out) < len(keys):
         raise UserError(
-            f"reward_model.held_out: {config.reward_model.held_out:g} of {len(keys)} prompts leaves none to "
-            "measure on or none to train on; give more pairs or another share"
+            f"reward_model.held_out: {config.reward_model.held_out:g} of {len(rest)} prompts (beside "
+            f"{len(keys) - len(rest)} that ask a held-out question) leaves none to measure on or none to train "
+            "on; give more pairs or another share"
         )
-    held_out = set(keys[:count])
     return PairData(
         [pair for pair in pairs if pair.key not in held_out], [pair for pair in pairs if pair.key in held_out]
     )

@@ -43,7 +43,7 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
     from rlreason.stages.preflight import check_sources
 
     check_new_model(config)
-    check_sources(config, reward_model_done=reward_model_path(config).is_dir())
+    check_sources(config, data.held_out, reward_model_done=reward_model_path(config).is_dir())
     with _open(root, config, accelerator) as directory, _view(accelerator) as view:
         view.note(_counts(data))
         if left_out:

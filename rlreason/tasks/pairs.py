@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from rlreason.errors import UserError
+from rlreason.tasks.questions import message_key
 from rlreason.tasks.tables import read_file
 from rlreason.types import Message
 
@@ -24,9 +25,9 @@ class Pair:
     margin: float | None = None
 
     @property
-    def key(self) -> tuple[str, ...]:
-        """What tells prompts apart."""
-        return tuple(message["content"] for message in self.prompt)
+    def key(self) -> str:
+        """What tells prompts apart, as `question_key` does for questions."""
+        return message_key(self.prompt)
 
 
 def load_pairs(paths: Sequence[str]) -> list[Pair]:

@@ -5,7 +5,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from rlreason.types import Example
+from rlreason.types import Example, Message
 
 
 def question_key(example: Example) -> str:
@@ -15,8 +15,12 @@ def question_key(example: Example) -> str:
     another beginning. Upper and lower case, runs of white space and Unicode composition make no difference:
     a held-out question that was trained on in capitals has been trained on.
     """
-    asked = "\n".join(message["content"] for message in example.prompt if message["role"] != "system")
-    return folded(asked)
+    return message_key(example.prompt)
+
+
+def message_key(prompt: Iterable[Message]) -> str:
+    """`question_key` of a conversation."""
+    return folded("\n".join(message["content"] for message in prompt if message["role"] != "system"))
 
 
 def folded(text: str) -> str:

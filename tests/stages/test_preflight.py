@@ -33,7 +33,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused_before_pretraining(
         model = {"scratch": {"tokenizer": path}} if "scratch" in field else {"scratch": ..., "path": path}
         pretrain = {"sequence_tokens": 64}
         made = config(stage=stages, model=model, pretrain=pretrain, eval={"each_stage": each_stage})
-        check_sources(made, reward_model_done=False)
+        check_sources(made, [], reward_model_done=False)
 
     message = f"{field}: its tokenizer has no chat template"
     with pytest.raises(UserError, match=message):
@@ -49,4 +49,4 @@ def test_a_critic_that_reads_other_tokens_than_a_named_tokenizer_is_refused(tmp_
     critic = {"start": "embedded"}
     made = config(stage=["sft", "ppo"], model={"scratch": {"tokenizer": path}}, ppo={"critic": critic})
     with pytest.raises(UserError, match=r"ppo\.critic\.start: "):
-        check_sources(made, reward_model_done=False)
+        check_sources(made, [], reward_model_done=False)

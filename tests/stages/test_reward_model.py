@@ -12,10 +12,12 @@ from transformers import AutoTokenizer
 from trl import RewardTrainer
 
 from rewards import REWARDS
+from rlreason.config import load
 from rlreason.errors import UserError
 from rlreason.stages.pairs import Ranked
-from rlreason.stages.reward_model import PairData, _lengths, usable
+from rlreason.stages.reward_model import PairData, _lengths, pairs_of_files, usable
 from rlreason.tasks import Pair
+from rlreason.types import Example
 
 Train = Callable[..., Path]
 
@@ -132,7 +134,7 @@ def test_an_adapter_is_merged_into_what_is_saved(train: Train, tmp_path: Path) -
     ("changes", "message"),
     [
         ({"max_tokens": 4}, r"reward_model\.max_tokens=4: all 36 training pairs are longer"),
-        ({"held_out": 0.001}, r"reward_model\.held_out: 0\.001 of 40 prompts leaves none to measure on"),
+        ({"held_out": 0.001}, r"reward_model\.held_out: 0\.001 of 40 prompts .*leaves none to measure on"),
     ],
 )
 def test_what_leaves_no_pairs_is_refused(
@@ -143,6 +145,26 @@ def test_what_leaves_no_pairs_is_refused(
             stage=["sft", "reward_model"],
             reward_model={"pairs": pairs_file(tmp_path / "pairs.jsonl"), **changes},
         )
+
+
+def test_pairs_that_ask_a_held_out_question_only_measure(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    """One prompt of ten is held out by the share, and every one that asks what the task keeps apart."""
+    file = tmp_path / "pairs.jsonl"
+    asked = [f"How much is {n} + 1?" for n in range(20)]
+    prompts = [*asked, "Say: HOW much is 4  + 1?"]
+    rows = [{"prompt": text, "chosen": "yes", "rejected": "no"} for text in prompts]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kept = [Example([{"role": "user", "content": text}], "5") for text in (asked[4], "And?")]
+    settings = {"pairs": str(file), "held_out": 0.1}
+    config = load(write_config(stage=["sft", "reward_model"], reward_model=settings), [])
+    data = pairs_of_files(config, kept)
+    assert data is not None
+    measured = [pair.prompt[0]["content"] for pair in data.held_out]
+    assert {asked[4], "Say: HOW much is 4  + 1?"} < set(measured)
+    assert len(measured) == 2 + 2  # two by the question, and a tenth of the other 19 prompts
+    assert len(data.train) == 17
 
 
 def test_pairs_are_read_before_any_training(train: Train, tmp_path: Path) -> None:
