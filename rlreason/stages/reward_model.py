@@ -96,8 +96,8 @@ def pairs_of_files(config: RunConfig, questions: Sequence[Example]) -> PairData 
     if not 0 < len(held_out) < len(keys):
         raise UserError(
             f"reward_model.held_out: {config.reward_model.held_out:g} of {len(rest)} prompts (beside "
-            f"{len(keys) - len(rest)} that ask a held-out question) leaves none to measure on or none to train "
-            "on; give more pairs or another share"
+            f"{len(keys) - len(rest)} that ask a held-out question) leaves none to measure on or none to "
+            "train on; give more pairs or another share"
         )
     return PairData(
         [pair for pair in pairs if pair.key not in held_out], [pair for pair in pairs if pair.key in held_out]
