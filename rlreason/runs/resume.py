@@ -16,7 +16,7 @@ MODEL = "model"
 
 # What may differ between the start of a run and its resumption: how long it trains, what it prints and
 # keeps, how many threads it uses, and what the folder is called (it may have been moved or renamed).
-MAY_CHANGE = ("grpo.steps", "log", "threads", "name", "output_dir")
+MAY_CHANGE = ("grpo.steps", "ppo.steps", "log", "threads", "name", "output_dir")
 
 State = Literal["new", "unfinished", "finished"]
 
