@@ -57,6 +57,12 @@ def _baseline(config: "RunConfig") -> Iterator[Mistake]:
             "batch, with which a question teaches whenever the rewards of the step differ; set it to 0",
             ("grpo.dynamic_sampling", "grpo.baseline"),
         )
+    if grpo.kl.coef and grpo.kl.where == "reward" and grpo.baseline == "greedy":
+        yield Mistake(
+            "grpo.kl.where: reward takes the penalty from what a completion earns and not from "
+            "grpo.baseline = greedy, so that all advantages sink; set it to tokens or loss",
+            ("grpo.kl.where", "grpo.kl.coef", "grpo.baseline"),
+        )
     if grpo.kl.coef and grpo.kl.where == "tokens" and grpo.advantage_scale == "group":
         yield Mistake(
             "grpo.advantage_scale: group cannot be used with grpo.kl.where = tokens, which gives each token "

@@ -185,6 +185,10 @@ DISAGREEMENTS = [
         "grpo.advantage_scale: group is the deviation about another mean than grpo.baseline = batch",
     ),
     (
+        ["grpo.baseline=greedy", "grpo.kl.where=reward", "grpo.kl.coef=0.1"],
+        "grpo.kl.where: reward takes the penalty from what a completion earns and not from",
+    ),
+    (
         ["grpo.baseline=greedy", "grpo.advantage_scale=batch"],
         "grpo.advantage_scale: batch is the deviation about another mean than grpo.baseline = greedy",
     ),
