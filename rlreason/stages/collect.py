@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from rewards import RubricScore
@@ -140,3 +141,10 @@ class Collector:
             Sample(group, prompt, rollout, text, score, score.total)
             for (group, prompt, rollout), text, score in zip(drawn, texts, scores, strict=True)
         ]
+
+
+def padded_rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack rows of different lengths on the CPU: (B, T), 0 where there is no token, and the mask."""
+    padded_BT = torch.nn.utils.rnn.pad_sequence([row.float().cpu() for row in rows], batch_first=True)
+    lengths_B = torch.tensor([len(row) for row in rows])
+    return padded_BT, torch.arange(padded_BT.shape[1]) < lengths_B[:, None]

@@ -18,7 +18,7 @@ from rlreason.algorithms import (
     token_advantages,
 )
 from rlreason.config import RunConfig
-from rlreason.stages.collect import Sample, greedy_of
+from rlreason.stages.collect import Sample, greedy_of, padded_rows
 from rlreason.stages.context import RunContext
 from rlreason.stages.loop import Method, overlong, rewards_and_groups, train_online
 from rlreason.stages.loop_setup import OnlineSetup
@@ -73,8 +73,7 @@ class GroupRelative(Method):
         """Advantages a token, from which the KL from that token on is taken."""
         kl = setup.updater.token_kl(samples)
         rows = [kl[id(sample)].cpu() for sample in samples]
-        kl_BT = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        mask_BT = torch.arange(kl_BT.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
+        kl_BT, mask_BT = padded_rows(rows)
         rewards_B, group_B = rewards_and_groups(samples)
         advantages_BT = token_advantages(
             rewards_B,

@@ -20,7 +20,7 @@ from rlreason.algorithms import (
     whiten,
 )
 from rlreason.config import RunConfig
-from rlreason.stages.collect import Sample, TokenTargets
+from rlreason.stages.collect import Sample, TokenTargets, padded_rows
 from rlreason.stages.context import RunContext
 from rlreason.stages.loop import Method, train_online
 from rlreason.stages.loop_setup import OnlineSetup
@@ -44,7 +44,7 @@ class CriticBased(Method):
         if not judged:
             return {"kl_coef": self._coef}
         expected = updater.values(judged)
-        values_BT, mask_BT = _rows([expected[id(sample)] for sample in judged])
+        values_BT, mask_BT = padded_rows([expected[id(sample)] for sample in judged])
         now = setup.updater.logprobs(judged) if self._coef else {}
         kl_BT, measured = self._kl(setup, judged, now, mask_BT)
         scores = [self._score(sample) for sample in judged]
@@ -79,7 +79,7 @@ class CriticBased(Method):
         if not now:
             return torch.zeros(mask_BT.shape), {}
         reference, kind = setup.updater.reference_logprobs(samples), self._settings.kl.estimator
-        kl_BT, _ = _rows([kl_estimate(now[id(s)], reference[id(s)], kind) for s in samples])
+        kl_BT, _ = padded_rows([kl_estimate(now[id(s)], reference[id(s)], kind) for s in samples])
         return kl_BT, {
             "kl": float(kl_BT.sum() / mask_BT.sum()),
             "kl_completion": float(kl_BT.sum(-1).mean()),
@@ -104,10 +104,3 @@ class CriticBased(Method):
 
     def restore(self, state: dict[str, Any]) -> None:
         self._coef = state["kl_coef"]
-
-
-def _rows(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stack rows of different lengths on the CPU: (B, T), 0 where there is no token, and the mask."""
-    padded_BT = torch.nn.utils.rnn.pad_sequence([row.float().cpu() for row in rows], batch_first=True)
-    lengths_B = torch.tensor([len(row) for row in rows])
-    return padded_BT, torch.arange(padded_BT.shape[1]) < lengths_B[:, None]
