@@ -18,7 +18,7 @@ class RolloutConfig(Section):
     """How completions are sampled."""
 
     engine: Literal["auto", "native", "transformers"] = Field(
-        default="auto", description="native (fast, for Llama-shaped models) or transformers (any model)"
+        default="auto", description="native (fast, for many families) or transformers (any model)"
     )
     max_new_tokens: int = Field(
         default=256, ge=1, description="longest completion in tokens; longer ones are cut off"

@@ -8,7 +8,9 @@ from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.model import Policy
 from rlreason.policy.precision import resolve_precision
 from rlreason.rollout.engine import Engine, Request, Sampling
-from rlreason.rollout.native import NativeEngine, unsupported
+from rlreason.rollout.families import unsupported
+from rlreason.rollout.native import NativeEngine
+from rlreason.rollout.probe import disagreement
 from rlreason.rollout.transformers_engine import TransformersEngine
 
 __all__ = ["Engine", "Request", "Sampling", "build_engine", "sampling_of"]
@@ -23,10 +25,12 @@ def sampling_of(config: RolloutConfig, *, temperature: float | None = None) -> S
 def build_engine(policy: Policy, config: RolloutConfig) -> tuple[Engine, str]:
     """Return the engine of `config` for `policy`, and a line that says which and why.
 
-    `auto` takes the native engine for the architectures it knows, else transformers.
-    Raises UserError if `native` is asked for and cannot run the model.
+    `auto` takes the native engine for the families it knows, if a probe finds that it computes what the model
+    does, else transformers. Raises UserError if `native` is asked for and cannot run the model.
     """
     reason = unsupported(causal_lm_of(policy.model))
+    if config.engine != "transformers" and reason is None:
+        reason = disagreement(policy)
     dtype = resolve_precision(config.precision, policy.device)
     if config.engine == "native" and reason is not None:
         raise UserError(

@@ -9,7 +9,7 @@ from rlreason.policy.chat import Renderer
 from rlreason.policy.critic import ActorCritic, critic_from, load_critic, probe_values, shared_critic
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy, load_policy
-from rlreason.rollout.native import unsupported
+from rlreason.rollout.families import unsupported
 from rlreason.scoring import LEARNED
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext

@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import EOS, NATIVE, PAD, plain_logprobs, random_ids, tiny_model, with_lora
+from tiny import EOS, FAMILIES, PAD, plain_logprobs, random_ids, tiny_model, with_lora
 
 from rlreason.rollout import Request, Sampling
-from rlreason.rollout.native import NativeEngine, unsupported
+from rlreason.rollout.families import unsupported
+from rlreason.rollout.native import NativeEngine
 from rlreason.seeds import derive_seed
 from rlreason.types import Rollout
 
@@ -52,7 +53,7 @@ def check_logprobs(model: Any, rollouts: list[Rollout], temperature: float = 1.0
         torch.testing.assert_close(torch.tensor(rollout.logprobs), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_greedy_tokens_equal_those_of_generate(name: str) -> None:
     model = tiny_model(name)
     sampling = Sampling(max_new_tokens=24, temperature=0.0)
@@ -66,11 +67,11 @@ def test_greedy_tokens_equal_those_of_generate(name: str) -> None:
     check_logprobs(model, flat(groups))
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_sampled_logprobs_equal_a_plain_forward_pass(name: str) -> None:
     model = tiny_model(name)
     sampling = Sampling(max_new_tokens=12, temperature=0.7, top_p=0.9)
-    rollouts = flat(native(model).generate(requests([(5, 3), (11, 2)]), sampling))
+    rollouts = flat(native(model, eos_ids=()).generate(requests([(5, 3), (11, 2)]), sampling))
     assert len({tuple(r.completion_ids) for r in rollouts}) == 5  # seeds of their own
     check_logprobs(model, rollouts, temperature=0.7)
 
@@ -87,8 +88,9 @@ def test_an_adapter_is_part_of_the_sampler(targets: Any) -> None:
     assert [r.logprobs for r in flat(groups)] != [r.logprobs for r in flat(before)]
 
 
-def test_an_adapter_on_attention_with_biases() -> None:
-    model = with_lora(tiny_model("qwen2")).eval()
+@pytest.mark.parametrize("name", ["qwen2", "qwen3 window bias tied", "gemma3_text", "granite", "phi3"])
+def test_an_adapter_on_other_families(name: str) -> None:
+    model = with_lora(tiny_model(name)).eval()
     check_logprobs(model, flat(native(model).generate(requests([(5, 2)]), Sampling(10))))
 
 
@@ -158,16 +160,17 @@ def test_sampled_tokens_follow_the_model() -> None:
     assert float(((observed - expected) ** 2 / expected).sum()) < 24.322
 
 
-@pytest.mark.parametrize("lora", [False, True])
-def test_refresh_takes_over_new_weights(lora: bool) -> None:
-    model = tiny_model("llama")
+@pytest.mark.parametrize(("name", "lora"), [*((name, False) for name in FAMILIES), ("llama", True)])
+def test_refresh_takes_over_new_weights(name: str, lora: bool) -> None:
+    model = tiny_model(name)
     model = with_lora(model).eval() if lora else model
     engine = native(model)
     before = engine.generate(requests([(5, 2)]), Sampling(10))
+    generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     engine.refresh()
     after = engine.generate(requests([(5, 2)]), Sampling(10))
     check_logprobs(model, flat(after))
@@ -177,13 +180,13 @@ def test_refresh_takes_over_new_weights(lora: bool) -> None:
 def test_a_prompt_is_computed_once_however_many_completions_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = native(tiny_model("llama"), max_sequences=2)
     computed = []
-    prefill = engine.prefill
+    prefill = engine.decoder.prefill
 
     def counted(ids: list[int]) -> Any:
         computed.append(ids)
         return prefill(ids)
 
-    monkeypatch.setattr(engine, "prefill", counted)
+    monkeypatch.setattr(engine.decoder, "prefill", counted)
     crowd = requests([(5, 6), (9, 3)])
     engine.generate(crowd, Sampling(4))
     assert computed == [request.prompt_ids for request in crowd]
@@ -218,11 +221,11 @@ def test_nothing_to_sample_and_empty_prompts() -> None:
     [
         ("gpt2", {}, "no native path"),
         ("gemma2", {}, "no native path"),
-        ("llama", {"hidden_act": "gelu"}, "gelu"),
-        ("llama", {"mlp_bias": True}, "feed-forward"),
-        ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "linear"),
-        ("mistral", {"sliding_window": 16}, "sliding"),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}, "sliding"),
+        ("llama", {"hidden_act": "relu"}, "activation 'relu'"),
+        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "dynamic"),
+        ("phi3", {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}}, "part of each head"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "later tokens"),
+        ("qwen3", {"layer_types": ["full_attention", "chunked_attention"]}, "chunked_attention"),
     ],
 )
 def test_what_it_cannot_run_is_refused_with_the_reason(
@@ -234,6 +237,6 @@ def test_what_it_cannot_run_is_refused_with_the_reason(
         native(model)
 
 
-@pytest.mark.parametrize("name", NATIVE)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_what_it_can_run_is_not_refused(name: str) -> None:
     assert unsupported(tiny_model(name)) is None

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
     Gemma2Config,
     Gemma2ForCausalLM,
     GPT2Config,
@@ -61,7 +63,7 @@ _LLAMA3_ROPE = {
     "original_max_position_embeddings": 32,
 }
 
-# Every architecture and option that the native engine says it runs.
+# What the native engine runs and the trainer takes every shortcut for.
 NATIVE: dict[str, dict[str, Any]] = {
     "llama": {},
     "llama tied": {"tie_word_embeddings": True},
@@ -73,14 +75,73 @@ NATIVE: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None},
 }
 
+_GEMMA3: dict[str, Any] = {
+    "num_hidden_layers": 3,
+    "head_dim": 8,
+    "query_pre_attn_scalar": 16,  # not the size of a head, which the scale would be else
+    "sliding_window": 6,
+    "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+        "full_attention": {"rope_type": "linear", "rope_theta": 5000.0, "factor": 4.0},
+    },
+}
+_QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 6, "max_window_layers": 1}
+# All that the native engine says it runs. Windows are shorter than what the tests sample.
+FAMILIES: dict[str, dict[str, Any]] = {
+    **NATIVE,
+    "llama mlp bias gelu": {"mlp_bias": True, "hidden_act": "gelu"},
+    "llama linear rope": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 3.0}},
+    "llama yarn": {
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 32,
+        }
+    },
+    "mistral window": {"sliding_window": 6},
+    "qwen2 window": _QWEN_WINDOW,
+    "qwen3": {"head_dim": 16},
+    "qwen3 window bias tied": {
+        **_QWEN_WINDOW,
+        "head_dim": 8,
+        "attention_bias": True,
+        "tie_word_embeddings": True,
+    },
+    "gemma3_text": _GEMMA3,
+    "gemma3_text tied bias cap": {
+        **_GEMMA3,
+        "tie_word_embeddings": True,
+        "attention_bias": True,
+        "final_logit_softcapping": 3.0,
+        "num_key_value_heads": 1,
+    },
+    "smollm3": {"num_hidden_layers": 3, "no_rope_layers": [1, 0, 1], "tie_word_embeddings": True},
+    "smollm3 window": {
+        "num_hidden_layers": 3,
+        "no_rope_layers": [1, 0, 1],
+        "use_sliding_window": True,
+        "sliding_window": 6,
+    },
+    "granite": {
+        "attention_multiplier": 0.2,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 0.7,
+    },
+    "olmo2": {"attention_bias": True},
+    "phi3": {"sliding_window": 6},
+}
+
 
 def tiny_model(name: str, *, seed: int = 0, **changes: Any) -> Any:
-    """A random float32 model in evaluation mode; `name` is a key of NATIVE, or begins with the architecture.
+    """A random float32 model in evaluation mode; `name` is a key of FAMILIES, or begins with a model type.
 
     Biases and norms, which start at 0 and 1, are random too: otherwise forgetting one would not show.
     """
     torch.manual_seed(seed)
-    options = {**_SHAPE, **NATIVE.get(name, {}), **changes}
+    options = {**_SHAPE, **FAMILIES.get(name, {}), **changes}
     architecture = name.split()[0]
     if architecture == "gpt2":
         model: Any = GPT2LMHeadModel(GPT2Config(**{**_GPT2, **changes}))
@@ -90,12 +151,15 @@ def tiny_model(name: str, *, seed: int = 0, **changes: Any) -> Any:
         model = Qwen2ForCausalLM(Qwen2Config(**options))
     elif architecture == "mistral":
         model = MistralForCausalLM(MistralConfig(**options))
-    else:
+    elif architecture == "llama":
         model = LlamaForCausalLM(LlamaConfig(**options))
+    else:
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **options))
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter.dim() == 1:
-                start = 0.0 if parameter_name.endswith("bias") else 1.0
+                zero = parameter_name.endswith("bias") or architecture == "gemma3_text"
+                start = 0.0 if zero else 1.0
                 parameter.copy_(start + 0.3 * torch.randn(parameter.shape))
     return model.eval()
 
