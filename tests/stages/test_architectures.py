@@ -35,6 +35,7 @@ SHORT: dict[str, Any] = {
             "transformers generate, float32 (MixtralForCausalLM has no native path)",
         ),
     ],
+    ids=["qwen3", "gemma3_text", "mixtral"],
 )
 def test_pretraining_to_grpo(
     train: Train,
