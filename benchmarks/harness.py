@@ -12,10 +12,12 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -142,6 +144,7 @@ class Side:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
             env={**os.environ, **environment},
+            start_new_session=True,  # so that what it has started ends with it
         )  # fmt: skip
         self.facts = self._read()
 
@@ -169,9 +172,11 @@ class Side:
         raise SideFailed(self._ended)
 
     def stop(self) -> None:
-        """End the process, if it has not ended."""
-        if self._process.poll() is None:
-            self._process.kill()
+        """End the process and what it has started; a second call does nothing."""
+        if self._log.closed:
+            return
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:
@@ -250,11 +255,12 @@ class Bench:
 
 
 def by_turns(
-    sides: Mapping[str, Callable[[], dict[str, Any]]], rounds: int
+    sides: Mapping[str, Callable[[], dict[str, Any]]], rounds: int, *, settle: float = 0.2
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:
     """Call every side once a round, in reversed order every other round; returns results and failures.
 
-    A side that fails has no more turns, and what it had measured is not used.
+    Before each turn, `settle` seconds pass in which the threads of the last one go to sleep. A side that
+    fails has no more turns, and what it had measured is not used.
     """
     results: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
     failed: dict[str, str] = {}
@@ -262,6 +268,7 @@ def by_turns(
         for name in list(sides) if number % 2 == 0 else list(sides)[::-1]:
             if name in failed:
                 continue
+            time.sleep(settle)
             try:
                 results[name].append(sides[name]())
             except SideFailed as error:

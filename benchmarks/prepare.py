@@ -7,7 +7,7 @@ behind the last row of the head, so that nothing ever samples it. See `harness`.
 import json
 import random
 import sys
-from itertools import count, product
+from itertools import count, islice, product
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,11 @@ def _random_model(shape: dict[str, Any], target: Path) -> Any:
     size = shape["vocabulary"]
     sizes = {key: value for key, value in shape.items() if key != "vocabulary"}
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ("".join(word) for length in count(3) for word in product(letters, repeat=length))
-    own = ["0123456789 + - . , ? What is and", *_FILLER]
-    tokenizer = scratch_tokenizer(own)
-    missing = size - len(tokenizer)
-    tokenizer = scratch_tokenizer([*own, *(next(words) for _ in range(missing))])
+    own = ["0123456789 + - . , ? What is", " ".join(_FILLER)]
+    known = scratch_tokenizer(own).get_vocab()
+    spelled = ("".join(word) for length in count(3) for word in product(letters, repeat=length))
+    words = islice((word for word in spelled if word not in known), size - len(known))
+    tokenizer = scratch_tokenizer([*own, *words])
     torch.manual_seed(0)
     scratch_model(ModelConfig.model_validate({"scratch": sizes}), tokenizer).save_pretrained(target)
     return tokenizer

@@ -63,7 +63,7 @@ def _serve(
         return {"seconds": seconds, "tokens": tokens}
 
     for _ in range(settings["warmup"]):
-        for sequences in settings["sequences"]:
+        for sequences in sorted(settings["sequences"], reverse=True):  # what is sized once, for the most
             turn(sequences)
     turns.say(**facts)
     while (case := turns.wait()) is not None:
@@ -157,16 +157,19 @@ def continuous(settings: dict[str, Any], turns: Turns) -> None:
     model, _ = _plain_model(settings)
     options = _generation(settings)
     pages = -(-(max(map(len, settings["prompt_ids"])) + settings["new_tokens"]) // _PAGE)
-    chosen = dict(settings["continuous"])
-    if settings["device"] == "cpu":
-        # Else the cache takes nine tenths of what memory is free.
-        chosen = {"num_blocks": max(settings["sequences"]) * pages + 16, **chosen}
+    # Left alone it takes nine tenths of the free memory, of which the other sides need some.
+    blocks = max(settings["sequences"]) * pages + 16
+    room = {"num_blocks": blocks} if settings["device"] == "cpu" else {"max_memory_percent": 0.3}
+    chosen = {**room, **dict(settings["continuous"])}
 
     def sample(prompts: list[list[int]], size: int) -> int:
         rows = [ids for ids in prompts for _ in range(size)]
         batching = ContinuousBatchingConfig(**chosen)
         found = model.generate_batch(
-            rows, generation_config=options, continuous_batching_config=batching, progress_bar=False
+            rows,
+            generation_config=options,
+            continuous_batching_config=batching,
+            persistent_manager=True,  # else each call would set up its cache anew
         )
         return sum(len(one.generated_tokens) for one in found.values())
 
