@@ -13,6 +13,7 @@ A peak hardly varies and a step of long completions is slow, so by default each 
 """
 
 import sys
+from statistics import median
 from typing import Any
 
 from grpo_step import add_trl_options, check_results, check_trl_options, ours, start_trl, trl
@@ -65,11 +66,9 @@ def row(found: dict[str, Any], device: str) -> list[str]:
     """A line of the table: peaks in GB, ours as a share of TRL's, every round."""
     cells = [str(found["length"])]
     for kind in ("step", "process"):
-        pair = found[kind]
-        if pair is None:
-            cells += ["failed" if name in found["failed"] else "-" for name in ("ours", "TRL")] + ["-"]
-        else:
-            cells += [f"{pair['ours'] / 1e9:.2f}", f"{pair['theirs'] / 1e9:.2f}", f"{1 / pair['ratio']:.2f}"]
+        of = {name: median(peaks(rounds, kind, device)) / 1e9 for name, rounds in found["rounds"].items()}
+        cells += [f"{of[name]:.2f}" if name in of else "failed" for name in ("ours", "TRL")]
+        cells.append(f"{of['ours'] / of['TRL']:.2f}" if len(of) == 2 else "-")
     every = [
         f"{name} " + " ".join(f"{peak / 1e9:.2f}" for peak in peaks(rounds, "step", device))
         for name, rounds in found["rounds"].items()

@@ -85,6 +85,18 @@ def test_sides_that_did_other_work_are_not_compared() -> None:
         grpo_step.check_results(bench, "ours", [{"tokens": 24, "informative": 0.5}])
 
 
+def test_a_peak_is_shown_also_where_the_other_side_failed() -> None:
+    def took(step: float | None, process: float) -> dict[str, Any]:
+        return {"memory": {"step": step, "process": process}}
+
+    both = {"ours": [took(1e9, 2e9), took(3e9, 4e9)], "TRL": [took(4e9, 4e9), took(4e9, 6e9)]}
+    found = {"length": 56, "rounds": both, "failed": {}}
+    every = "ours 1.00 3.00, TRL 4.00 4.00"
+    assert memory.row(found, "cpu") == ["56", "2.00", "4.00", "0.50", "3.00", "5.00", "0.60", every]
+    alone = {"length": 56, "rounds": {"ours": [took(None, 2e9)]}, "failed": {"TRL": "killed"}}
+    assert memory.row(alone, "cpu") == ["56", "2.00", "failed", "-", "2.00", "failed", "-", "ours 2.00"]
+
+
 def test_the_cases_of_scaling_meet_in_the_middle() -> None:
     made = parser("", new_tokens=64)
     options = parse(made, [])
