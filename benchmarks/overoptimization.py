@@ -22,7 +22,7 @@ def main(run: str) -> int:
     source = Path(run)
     target = source.with_name(f"{source.name}-long")
     pairs = target.with_name(f"{target.name}-pairs.jsonl")
-    rows = [json.loads(line) for line in (source / "checkpoints/reward_model/pairs.jsonl").open()]
+    rows = [json.loads(line) for line in (source / "checkpoints/pairs/pairs.jsonl").open()]
     with pairs.open("x") as file:
         for row in rows:
             shorter, longer = sorted((row["chosen"], row["rejected"]), key=lambda text: len(text.split()))

@@ -36,6 +36,7 @@ from rlreason.tasks import Pair, holds, load_pairs, question_key
 from rlreason.types import Example
 
 NAME = "reward_model"
+_PAIRS = "checkpoints/pairs"
 _BATCH = 16
 _SCALED_BY = 512  # pairs by which the scores are centred and scaled
 
@@ -58,7 +59,7 @@ def train_reward_model(context: RunContext) -> None:
         return
     policy = load_stage_policy(context)
     context.run.rewind(-1, NAME)
-    data = pairs_of_files(context.config, context.data.held_out) or _from_rollouts(context, policy)
+    data = _pairs(context, policy)
     model = _scalar_model(context, policy)
     judge = Judge(model, policy.tokenizer, context.config.reward_model.max_tokens)
     before = len(data.train)
@@ -102,6 +103,40 @@ def pairs_of_files(config: RunConfig, questions: Sequence[Example]) -> PairData 
     return PairData(
         [pair for pair in pairs if pair.key not in held_out], [pair for pair in pairs if pair.key in held_out]
     )
+
+
+def _pairs(context: RunContext, policy: Policy) -> PairData:
+    """The pairs of the config, kept in the run at once: a stage that was stopped does not sample again."""
+    data = pairs_of_files(context.config, context.data.held_out)
+    saved = context.run.saved_directory(_PAIRS)
+    if data is None and saved is not None:
+        context.view.note(f"reward model: the pairs are those sampled before, in {saved}")
+        return _read_pairs(saved)
+    data = data or _from_rollouts(context, policy)
+    context.run.save_directory(_PAIRS, lambda folder: _write_pairs(folder, data))
+    return data
+
+
+def _write_pairs(folder: Path, data: PairData) -> None:
+    """`pairs.jsonl`, which is also a file that `reward_model.pairs` takes, and the held-out completions."""
+    pairs = [{"part": "train", **asdict(pair)} for pair in data.train]
+    pairs += [{"part": "held_out", **asdict(pair)} for pair in data.held_out]
+    for name, rows in (("pairs", pairs), ("completions", [asdict(one) for one in data.ranked])):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+
+
+def _read_pairs(folder: Path) -> PairData:
+    parts: dict[str, list[Pair]] = {"train": [], "held_out": []}
+    for row in _rows(folder / "pairs.jsonl"):
+        parts[row.pop("part")].append(Pair(**{**row, "prompt": tuple(row["prompt"])}))
+    ranked = [
+        Ranked(**{**row, "prompt": tuple(row["prompt"])}) for row in _rows(folder / "completions.jsonl")
+    ]
+    return PairData(parts["train"], parts["held_out"], ranked)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _from_rollouts(context: RunContext, policy: Policy) -> PairData:
@@ -300,7 +335,7 @@ def _longer(judge: Judge, pairs: Sequence[Pair]) -> bool:
 
 
 def _save(folder: Path, policy: Policy, judge: Judge, data: PairData, report: dict[str, Any]) -> None:
-    """Write a model that `learned` loads, the scale of its scores, its pairs and its report."""
+    """Write a model that `learned` loads, the scale of its scores, and its report."""
     model, some = judge.model, data.train[:_SCALED_BY]
     scores = _scores(
         judge, [p.prompt for p in some] * 2, [p.chosen for p in some] + [p.rejected for p in some]
@@ -313,7 +348,3 @@ def _save(folder: Path, policy: Policy, judge: Judge, data: PairData, report: di
         base.save_pretrained(folder, state_dict=merged_state(model))
     policy.tokenizer.save_pretrained(folder)
     (folder / "evaluation.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-    with (folder / "pairs.jsonl").open("w", encoding="utf-8") as file:
-        for part, pairs in (("train", data.train), ("held_out", data.held_out)):
-            for pair in pairs:
-                file.write(json.dumps({"part": part, **asdict(pair)}) + "\n")

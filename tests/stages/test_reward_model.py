@@ -65,7 +65,7 @@ def test_it_learns_what_pairs_of_a_file_say(train: Train, tmp_path: Path) -> Non
     # Centred and scaled by what it says of its training pairs, half of which are the better ones.
     assert better == pytest.approx(1.0, abs=0.2)
     assert worse == pytest.approx(-1.0, abs=0.2)
-    kept = lines(run / "checkpoints" / "reward_model" / "pairs.jsonl")
+    kept = lines(run / "checkpoints" / "pairs" / "pairs.jsonl")
     assert [pair["part"] for pair in kept] == ["train"] * 30 + ["held_out"] * 10
     held_out = {pair["prompt"][0]["content"] for pair in kept if pair["part"] == "held_out"}
     assert not held_out & {pair["prompt"][0]["content"] for pair in kept if pair["part"] == "train"}
@@ -110,6 +110,35 @@ def test_a_resumed_run_keeps_its_reward_model(train: Train, monkeypatch: pytest.
     monkeypatch.setattr(loop, "record", whole)
     resumed = train(name="cut", **settings)
     assert lines(straight / "samples.jsonl") == lines(resumed / "samples.jsonl")
+
+
+def test_pairs_are_not_sampled_again(
+    train: Train, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rlreason.stages import reward_model
+
+    settings: dict[str, Any] = {
+        "stage": ["sft", "reward_model"],
+        "rewards": {"random": 1.0},
+        "reward_model": {"questions": 10, "samples": 4},
+    }
+    straight = train(name="straight", **settings)
+    fit, sample = reward_model._fit, reward_model.rollout_pairs
+
+    def stop(*_: Any) -> None:
+        raise SystemExit("killed")
+
+    monkeypatch.setattr(reward_model, "_fit", stop)
+    with pytest.raises(SystemExit):
+        train(name="cut", **settings)
+    monkeypatch.setattr(reward_model, "_fit", fit)
+    monkeypatch.setattr(reward_model, "rollout_pairs", stop)
+    resumed = train(name="cut", **settings)
+    monkeypatch.setattr(reward_model, "rollout_pairs", sample)
+    assert "the pairs are those sampled before" in capsys.readouterr().out
+    for part in ("pairs/pairs.jsonl", "reward_model/evaluation.json", "reward_model/model.safetensors"):
+        kept = [(run / "checkpoints" / part).read_bytes() for run in (straight, resumed)]
+        assert kept[0] == kept[1]
 
 
 def test_an_adapter_is_merged_into_what_is_saved(train: Train, tmp_path: Path) -> None:
