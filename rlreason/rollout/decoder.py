@@ -1,11 +1,11 @@
-"""The forward pass of the native engine: a described decoder over a cache that is allocated once.
+"""The forward pass of the native engine: a described decoder over a cache.
 
 Shapes: S slots, H query heads, K key-value heads, R = H / K, D head size, T cache positions, L layers,
 V vocabulary; B rows and N tokens a row in one pass.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rlreason.policy.adapter import effective_weight
 from rlreason.rollout.families import ACTIVATIONS, DecoderSpec, LayerSpec
+from rlreason.rollout.kernels import Cache, Linear
 
 _Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Layer number, queries, keys and values of the new tokens -> attention's output, like the queries."""
@@ -33,31 +34,26 @@ class _Layer:
     """
 
     attention_norm: Tensor | None
-    qkv: Tensor
-    qkv_bias: Tensor | None
+    qkv: Linear
     query_norm: Tensor | None
     key_norm: Tensor | None
-    output: Tensor
-    output_bias: Tensor | None
+    output: Linear
     output_norm: Tensor | None
     mlp_norm: Tensor | None
-    gate_up: Tensor
-    gate_up_bias: Tensor | None
-    down: Tensor
-    down_bias: Tensor | None
+    gate_up: Linear
+    down: Linear
     down_norm: Tensor | None
     rope: int | None
 
 
 class Decoder:
-    """Computes next-token logits with copies of a model's weights in `dtype`; none where dtypes agree."""
+    """Computes next-token logits with copies of a model's weights in `dtype`, laid out for this device."""
 
     def __init__(self, spec: DecoderSpec, *, dtype: torch.dtype, device: torch.device) -> None:
         self._spec = spec
         self._dtype = dtype
         self._device = device
         self._activate = _ACTIVATE[spec.activation]
-        self._split = [spec.heads, spec.kv_heads, spec.kv_heads]
         self._ropes = list(dict.fromkeys(layer.rope for layer in spec.layers if layer.rope is not None))
         self._windows = list(dict.fromkeys(layer.window for layer in spec.layers))
         self._window_of = [self._windows.index(layer.window) for layer in spec.layers]
@@ -73,7 +69,8 @@ class Decoder:
         spec = self._spec
         embedding, head = effective_weight(spec.embedding), effective_weight(spec.head)
         self._embedding = self._copy(embedding)
-        self._head = self._embedding if head.data_ptr() == embedding.data_ptr() else self._copy(head)
+        tied = head.data_ptr() == embedding.data_ptr()
+        self._head = Linear(self._embedding if tied else self._copy(head), None)
         final_norm = (spec.final_norm.weight + spec.norm_offset) * spec.logit_scale
         self._final_norm = self._copy(final_norm)
         self._layers = [self._copy_layer(layer) for layer in spec.layers]
@@ -84,58 +81,60 @@ class Decoder:
     def _copy_norm(self, norm: Any | None) -> Tensor | None:
         return None if norm is None else self._copy(norm.weight + self._spec.norm_offset)
 
-    def _copy_linear(self, *parts: Any) -> tuple[Tensor, Tensor | None]:
-        """Weight and bias of linear layers side by side."""
+    def _copy_linear(self, *parts: Any) -> Linear:
+        """Linear layers of one input as one."""
         weights = [self._copy(effective_weight(part)) for part in parts]
         biases = [part.bias for part in parts]
         bias = None if all(b is None for b in biases) else torch.cat([self._copy(b) for b in biases])
-        return weights[0] if len(parts) == 1 else torch.cat(weights), bias
+        return Linear(weights[0] if len(parts) == 1 else torch.cat(weights), bias)
 
     def _copy_layer(self, layer: LayerSpec) -> _Layer:
-        qkv, qkv_bias = self._copy_linear(*layer.qkv)
-        output, output_bias = self._copy_linear(layer.output)
-        gate_up, gate_up_bias = self._copy_linear(*layer.gate_up)
-        down, down_bias = self._copy_linear(layer.down)
         return _Layer(
             attention_norm=self._copy_norm(layer.attention_norm),
-            qkv=qkv,
-            qkv_bias=qkv_bias,
+            qkv=self._copy_linear(*layer.qkv),
             query_norm=self._copy_norm(layer.query_norm),
             key_norm=self._copy_norm(layer.key_norm),
-            output=output,
-            output_bias=output_bias,
+            output=self._copy_linear(layer.output),
             output_norm=self._copy_norm(layer.output_norm),
             mlp_norm=self._copy_norm(layer.mlp_norm),
-            gate_up=gate_up,
-            gate_up_bias=gate_up_bias,
-            down=down,
-            down_bias=down_bias,
+            gate_up=self._copy_linear(*layer.gate_up),
+            down=self._copy_linear(layer.down),
             down_norm=self._copy_norm(layer.down_norm),
             rope=None if layer.rope is None else self._ropes.index(layer.rope),
         )
 
     # ------------------------------------------------------------------ prompts and next tokens
 
-    def new_cache(self, slots: int, positions: int) -> tuple[Tensor, Tensor]:
-        """Room for `(keys_LSKTD, values_LSKTD)`."""
-        self._reserve(positions)
+    def new_cache(self, slots: int) -> Cache:
         spec = self._spec
-        shape = (len(spec.layers), slots, spec.kv_heads, positions, spec.head_dim)
-        # Zeros, because a masked position still meets its value, and 0 times an uninitialised NaN is NaN.
-        keys = torch.zeros(shape, dtype=self._dtype, device=self._device)
-        return keys, torch.zeros_like(keys)
+        return Cache(
+            layers=len(spec.layers),
+            slots=slots,
+            kv_heads=spec.kv_heads,
+            head_dim=spec.head_dim,
+            like=self._embedding,
+            columns=self._device.type == "cpu",
+        )
 
-    def prefill(self, ids: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute one prompt: `(keys_LKTD, values_LKTD, logits_V)` of its last token."""
-        self._reserve(len(ids))
-        tokens = torch.tensor([ids], device=self._device)
-        rotations = [(cos[: len(ids)], sin[: len(ids)]) for cos, sin in self._tables]
-        bands = [self._band(len(ids), window) for window in self._windows]
+    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Compute prompts side by side: of each `(keys_LKTD, values_LKTD, logits_V)`.
+
+        The logits are those of its last token. Shorter prompts are padded behind their end, where none of
+        their tokens looks.
+        """
+        lengths = [len(prompt) for prompt in prompts]
+        longest = max(lengths)
+        self._reserve(longest)
+        tokens = torch.zeros((len(prompts), longest), dtype=torch.long)
+        for row, prompt in zip(tokens, prompts, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt)
+        rotations = [(cos[:longest], sin[:longest]) for cos, sin in self._tables]
+        bands = [self._band(longest, window) for window in self._windows]
         keys, values = [], []
 
         def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys.append(key[0])
-            values.append(value[0])
+            keys.append(key)
+            values.append(value)
             band = bands[self._window_of[index]]
             return F.scaled_dot_product_attention(
                 query,
@@ -147,36 +146,30 @@ class Decoder:
                 enable_gqa=True,
             )
 
-        hidden = self._forward(tokens, rotations, attend)
-        return torch.stack(keys), torch.stack(values), self._logits(hidden[0, -1])
+        hidden = self._forward(tokens.to(self._device), rotations, attend)
+        last = torch.tensor(lengths, device=self._device) - 1
+        logits = self._logits(hidden[torch.arange(len(prompts), device=self._device), last])
+        keys_LBKTD, values_LBKTD = torch.stack(keys), torch.stack(values)
+        return [
+            (keys_LBKTD[:, row, :, :length], values_LBKTD[:, row, :, :length], logits[row])
+            for row, length in enumerate(lengths)
+        ]
 
-    def decode(
-        self, tokens_S: Tensor, lengths_S: Tensor, keys_LSKTD: Tensor, values_LSKTD: Tensor, longest: int
-    ) -> Tensor:
-        """Append one token a slot to the cache and return the next logits_SV.
+    def decode(self, tokens_S: Tensor, lengths_S: Tensor, store: Cache) -> Tensor:
+        """Append one token to each of the first S slots of `store` and return the next logits_SV.
 
-        `lengths_S` counts the positions in use before the call; `longest` is its maximum, known to the
-        host, plus 1.
+        `lengths_S` counts the positions in use before the call; `store` has room for one more.
         """
-        spec, slots = self._spec, len(tokens_S)
-        rows = torch.arange(slots, device=self._device)
+        self._reserve(store.positions)
+        rows = torch.arange(len(tokens_S), device=self._device)
         rotations = [(cos[lengths_S, None, None], sin[lengths_S, None, None]) for cos, sin in self._tables]
-        masks = self._masks(lengths_S, longest)
+        masks = self._masks(lengths_S, store.positions)
+        scale = self._spec.attention_scale
 
         def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            keys, values = keys_LSKTD[index], values_LSKTD[index]
-            keys[rows, :, lengths_S] = key[:, :, 0]
-            values[rows, :, lengths_S] = value[:, :, 0]
-            # The R query heads of a key-value head take the place of query positions: keys are not repeated.
-            grouped = query.view(slots, spec.kv_heads, -1, spec.head_dim)
-            out = F.scaled_dot_product_attention(
-                grouped,
-                keys[:, :, :longest],
-                values[:, :, :longest],
-                attn_mask=masks[self._window_of[index]],
-                scale=spec.attention_scale,
-            )
-            return out.view(slots, spec.heads, 1, spec.head_dim)
+            store.append(index, rows, lengths_S, key[:, :, 0], value[:, :, 0])
+            mask = masks[self._window_of[index]]
+            return store.attend(index, query[:, :, 0], mask, scale).unsqueeze(2)
 
         hidden = self._forward(tokens_S.unsqueeze(1), rotations, attend)
         return self._logits(hidden[:, 0])
@@ -211,22 +204,21 @@ class Decoder:
         batch, length, _ = hidden.shape
         for index, layer in enumerate(self._layers):
             normed = self._norm(hidden, layer.attention_norm)
-            qkv = F.linear(normed, layer.qkv, layer.qkv_bias)
-            heads = qkv.view(batch, length, -1, spec.head_dim).transpose(1, 2)
-            query, key, value = heads.split(self._split, dim=1)
-            if layer.query_norm is not None:
-                query = self._norm_heads(query, layer.query_norm)
-            if layer.key_norm is not None:
-                key = self._norm_heads(key, layer.key_norm)
+            heads = layer.qkv(normed).view(batch, length, -1, spec.head_dim).transpose(1, 2)
+            both, value = heads.split([spec.heads + spec.kv_heads, spec.kv_heads], dim=1)
+            if layer.query_norm is not None and layer.key_norm is not None:
+                query, key = both.split([spec.heads, spec.kv_heads], dim=1)
+                norms = layer.query_norm, layer.key_norm
+                both = torch.cat([self._norm_heads(*one) for one in zip((query, key), norms, strict=True)], 1)
             if layer.rope is not None:
-                cos, sin = rotations[layer.rope]
-                query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+                both = _rotate(both, *rotations[layer.rope])
+            query, key = both.split([spec.heads, spec.kv_heads], dim=1)
             mixed = attend(index, query, key, value).transpose(1, 2).reshape(batch, length, -1)
-            mixed = self._norm(F.linear(mixed, layer.output, layer.output_bias), layer.output_norm)
+            mixed = self._norm(layer.output(mixed), layer.output_norm)
             hidden = torch.add(hidden, mixed, alpha=spec.residual_scale)
             normed = self._norm(hidden, layer.mlp_norm)
-            gate, up = F.linear(normed, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-            fed = F.linear(self._activate(gate) * up, layer.down, layer.down_bias)
+            gate, up = layer.gate_up(normed).chunk(2, dim=-1)
+            fed = layer.down(self._activate(gate) * up)
             hidden = torch.add(hidden, self._norm(fed, layer.down_norm), alpha=spec.residual_scale)
         return self._norm(hidden, self._final_norm)
 
@@ -242,7 +234,7 @@ class Decoder:
         return flat.unflatten(-1, (-1, x_BHND.shape[-1])).transpose(1, 2)
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        logits = hidden @ self._head.T
+        logits = self._head(hidden)
         cap = self._spec.logit_softcap
         return logits if cap is None else cap * torch.tanh(logits / cap)
 
@@ -255,12 +247,12 @@ class Decoder:
         self._tables = []
         for rope in self._ropes:
             angles = places[:, None] * rope.frequencies.to(self._device, torch.float32)
-            angles = torch.cat([angles, angles], dim=-1)
             cos, sin = angles.cos() * rope.scale, angles.sin() * rope.scale
-            self._tables.append((cos.to(self._dtype), sin.to(self._dtype)))
+            # The sign that the rotation gives to the second half stands in the table.
+            tables = torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
+            self._tables.append((tables[0].to(self._dtype), tables[1].to(self._dtype)))
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
     """Rotary position embedding in the half-split layout of transformers (arXiv 2104.09864)."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), signed_sin)

@@ -1,15 +1,16 @@
-"""The native engine: batched decoding of the families it knows, with a preallocated cache.
+"""The native engine: batched decoding of the families it knows, with a cache that grows in blocks.
 
 Each prompt is computed once, however many completions it gets; its keys and values are copied into the
 slot of every completion. A finished completion leaves its slot at once and the next one enters, so that no
 step is spent on padding.
 
-Shapes: S slots, L layers, K key-value heads, T cache positions, D head size, V vocabulary.
+Shapes: S slots, V vocabulary.
 """
 
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ from rlreason.rollout.engine import Request, Sampling
 from rlreason.rollout.families import describe
 from rlreason.rollout.sampler import sample_tokens
 from rlreason.types import FinishReason, Rollout
+
+# Prompts are computed together up to this many tokens, padding included.
+_PREFILL_TOKENS = 1024
 
 
 @dataclass
@@ -65,8 +69,7 @@ class NativeEngine:
         slots = min(self._max_sequences, len(waiting))
         if slots == 0:
             return [[] for _ in requests]
-        positions = max(len(request.prompt_ids) for request in requests) + sampling.max_new_tokens
-        batch = _Batch(self.decoder, slots, positions, self.device)
+        batch = _Batch(self.decoder, slots, self.device)
         while True:
             batch.admit(waiting)
             if not batch.rows:
@@ -81,35 +84,46 @@ class NativeEngine:
 class _Batch:
     """The slots that decode together: their cache, their last logits and their rows."""
 
-    def __init__(self, decoder: Decoder, slots: int, positions: int, device: torch.device) -> None:
+    def __init__(self, decoder: Decoder, slots: int, device: torch.device) -> None:
         self._decoder = decoder
         self._device = device
-        self._keys, self._values = decoder.new_cache(slots, positions)
+        self._cache = decoder.new_cache(slots)
         self._capacity = slots
         self._lengths = torch.zeros(0, dtype=torch.long, device=device)
         self._logits = torch.empty(0, device=device)
-        self._prefilled: tuple[list[int], tuple[Tensor, Tensor, Tensor]] | None = None
+        # The last prompt by the number of its request: the next rows may be of the same one.
+        self._prefilled: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self.rows: list[_Row] = []
 
     def admit(self, waiting: deque[_Row]) -> None:
         """Fill free slots with waiting rows, computing each prompt once."""
-        lengths, logits = [], []
-        while waiting and len(self.rows) < self._capacity:
-            row = waiting.popleft()
-            if self._prefilled is None or self._prefilled[0] is not row.prompt_ids:
-                self._prefilled = (row.prompt_ids, self._decoder.prefill(row.prompt_ids))
-            keys, values, last = self._prefilled[1]
-            slot, length = len(self.rows), len(row.prompt_ids)
-            self._keys[:, slot, :, :length] = keys
-            self._values[:, slot, :, :length] = values
-            self.rows.append(row)
-            lengths.append(length)
-            logits.append(last)
-        if lengths:
-            added = torch.tensor(lengths, device=self._device)
-            self._lengths = torch.cat([self._lengths, added])
-            fresh = torch.stack(logits)
-            self._logits = torch.cat([self._logits, fresh]) if len(self._logits) else fresh
+        entering = [waiting.popleft() for _ in range(min(self._capacity - len(self.rows), len(waiting)))]
+        if not entering:
+            return
+        longest = max(len(row.prompt_ids) + len(row.ids) for row in (*self.rows, *entering))
+        self._cache.reserve(longest + 1)
+        fresh = {row.request: row.prompt_ids for row in entering if row.request not in self._prefilled}
+        prompts = {**self._prefilled, **self._prefill(fresh)}
+        for number, group in groupby(entering, key=lambda row: row.request):
+            rows = list(group)
+            slots = torch.arange(len(self.rows), len(self.rows) + len(rows), device=self._device)
+            keys, values, last = prompts[number]
+            self._cache.fill(slots, keys, values)
+            self.rows += rows
+            self._lengths = torch.cat([self._lengths, torch.full_like(slots, keys.shape[2])])
+            logits = last.expand(len(rows), -1)
+            self._logits = torch.cat([self._logits, logits]) if len(self._logits) else logits
+            self._prefilled = {number: prompts[number]}
+
+    def _prefill(self, prompts: dict[int, list[int]]) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
+        """Compute prompts by the number of their request, several at a time."""
+        found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        numbers = sorted(prompts, key=lambda number: len(prompts[number]), reverse=True)
+        while numbers:
+            several = max(1, _PREFILL_TOKENS // len(prompts[numbers[0]]))
+            now, numbers = numbers[:several], numbers[several:]
+            found.update(zip(now, self._decoder.prefill([prompts[n] for n in now]), strict=True))
+        return found
 
     def step(self, sampling: Sampling, eos_ids: frozenset[int]) -> list[_Row]:
         """Draw one token a row; drop and return the rows that are finished; compute the next logits."""
@@ -130,11 +144,8 @@ class _Batch:
         if finished:
             tokens_S = self._drop(keep, tokens_S)
         if self.rows:
-            slots = len(self.rows)
-            longest = max(len(row.prompt_ids) + len(row.ids) for row in self.rows)
-            self._logits = self._decoder.decode(
-                tokens_S, self._lengths, self._keys[:, :slots], self._values[:, :slots], longest
-            )
+            self._cache.reserve(max(len(row.prompt_ids) + len(row.ids) for row in self.rows))
+            self._logits = self._decoder.decode(tokens_S, self._lengths, self._cache)
             self._lengths = self._lengths + 1
         return finished
 
@@ -145,9 +156,10 @@ class _Batch:
         movers = [slot for slot in keep if slot >= survivors]
         order = list(range(survivors))
         for hole, mover in zip(holes, movers, strict=True):
-            self._keys[:, hole] = self._keys[:, mover]
-            self._values[:, hole] = self._values[:, mover]
             order[hole] = mover
+        if movers:
+            sources, targets = (torch.tensor(slots, device=self._device) for slots in (movers, holes))
+            self._cache.move(sources, targets)
         self.rows = [self.rows[slot] for slot in order]
         index = torch.tensor(order, dtype=torch.long, device=self._device)
         self._lengths = self._lengths[index]

@@ -4,9 +4,12 @@ Shapes: S rows, V vocabulary.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rlreason.rollout.engine import Sampling
+
+_BLOCK = 256
 
 
 def sample_tokens(logits_SV: Tensor, uniform_S: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
@@ -20,19 +23,34 @@ def sample_tokens(logits_SV: Tensor, uniform_S: Tensor, sampling: Sampling) -> t
     if sampling.temperature == 0:
         tokens_S = logits_SV.argmax(-1)
         return tokens_S, _gather(torch.log_softmax(logits_SV, -1), tokens_S)
-    logprobs_SV = torch.log_softmax(logits_SV / sampling.temperature, -1)
-    probs_SV = _cut(logprobs_SV.exp(), sampling)
-    cumulative_SV = probs_SV.cumsum(-1)
-    # The last entry is the total mass left after the cut; a token of zero mass is never the first above.
-    threshold_S1 = uniform_S.unsqueeze(-1) * cumulative_SV[:, -1:]
-    tokens_S = torch.searchsorted(cumulative_SV, threshold_S1, right=True).squeeze(-1)
+    if sampling.temperature != 1:
+        logits_SV = logits_SV / sampling.temperature
+    full_SV = torch.softmax(logits_SV, -1)
+    probs_SV = _cut(full_SV, sampling)
+    tokens_S = _invert(probs_SV, uniform_S)
     # Rounding can push a threshold onto the total, or on a GPU lift a sum over its neighbour's where there is
     # no mass: fall back to the likeliest token, never to a cut one.
-    tokens_S = tokens_S.clamp(max=logits_SV.shape[-1] - 1)
     missed_S = _gather(probs_SV, tokens_S) == 0
     if missed_S.any():
         tokens_S = torch.where(missed_S, probs_SV.argmax(-1), tokens_S)
-    return tokens_S, _gather(logprobs_SV, tokens_S)
+    return tokens_S, _gather(full_SV, tokens_S).log()
+
+
+def _invert(probs_SV: Tensor, uniform_S: Tensor) -> Tensor:
+    """The first token at which the cumulative mass exceeds the share `uniform_S` of all that is left.
+
+    In two levels, blocks and then the tokens of one block: sums over blocks are a fraction of the work of
+    cumulative sums over the vocabulary.
+    """
+    rows, vocabulary = probs_SV.shape
+    blocks_SKB = F.pad(probs_SV, (0, -vocabulary % _BLOCK)).view(rows, -1, _BLOCK)
+    upto_SK = blocks_SKB.sum(-1).cumsum(-1)
+    threshold_S1 = uniform_S.unsqueeze(-1) * upto_SK[:, -1:]
+    block_S1 = torch.searchsorted(upto_SK, threshold_S1, right=True).clamp_(max=upto_SK.shape[1] - 1)
+    before_S1 = F.pad(upto_SK, (1, 0)).gather(1, block_S1)
+    inside_SB = blocks_SKB[torch.arange(rows, device=probs_SV.device), block_S1[:, 0]].cumsum(-1)
+    place_S1 = torch.searchsorted(inside_SB, threshold_S1 - before_S1, right=True).clamp_(max=_BLOCK - 1)
+    return (block_S1 * _BLOCK + place_S1).squeeze(-1).clamp_(max=vocabulary - 1)
 
 
 def _gather(values_SV: Tensor, tokens_S: Tensor) -> Tensor:

@@ -182,9 +182,9 @@ def test_a_prompt_is_computed_once_however_many_completions_it_gets(monkeypatch:
     computed = []
     prefill = engine.decoder.prefill
 
-    def counted(ids: list[int]) -> Any:
-        computed.append(ids)
-        return prefill(ids)
+    def counted(prompts: list[list[int]]) -> Any:
+        computed.extend(prompts)
+        return prefill(prompts)
 
     monkeypatch.setattr(engine.decoder, "prefill", counted)
     crowd = requests([(5, 6), (9, 3)])

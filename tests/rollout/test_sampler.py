@@ -53,6 +53,18 @@ def test_the_cumulative_distribution_is_inverted() -> None:
     assert drawn(Sampling(max_new_tokens=1), uniforms) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
 
+@pytest.mark.parametrize("vocabulary", [1, 2, 255, 256, 257, 700, 1024])
+def test_large_vocabularies_are_inverted_in_token_order(vocabulary: int) -> None:
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = torch.randn(50, vocabulary, generator=generator) * 3
+    uniforms = torch.rand(50, generator=generator)
+    tokens, _ = sample_tokens(logits, uniforms, Sampling(1))
+    mass = logits.double().softmax(-1).cumsum(-1)
+    for token, uniform, row in zip(tokens.tolist(), uniforms.tolist(), mass.tolist(), strict=True):
+        assert row[token] > uniform - 1e-6
+        assert token == 0 or row[token - 1] <= uniform + 1e-6
+
+
 def test_temperature_zero_takes_the_likeliest_whatever_the_uniform() -> None:
     tokens, logprobs = sample_tokens(LOGITS.expand(2, -1), torch.tensor([0.0, 0.999]), Sampling(1, 0.0))
     assert tokens.tolist() == [1, 1]

@@ -1,0 +1,134 @@
+"""What a decoding step spends its time on: products with fixed weights, and attention over a cache.
+
+Shapes: S slots, H query heads, K key-value heads, R = H / K, D head size, T cache positions, L layers.
+"""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# The number of rows that oneDNN lays weights out for. Products with any other number are right as well.
+_ROWS = 64
+# Cache positions come in blocks of this size: products of other widths take up to twice as long.
+_BLOCK = 32
+
+
+class Linear:
+    """`x W^T + b` for a fixed W, (out, in).
+
+    On a processor the weight is laid out once as oneDNN multiplies it, which `F.linear` does in every call.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self._bias = bias
+        self._packed = weight.device.type == "cpu" and _packs(weight.dtype)
+        self._weight = _pack(weight) if self._packed else weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self._packed:
+            product: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+            return product
+        return F.linear(x, self._weight, self._bias)
+
+
+def _pack(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS)
+    return packed
+
+
+@cache
+def _packs(dtype: torch.dtype) -> bool:
+    """Whether this build of torch has these operators, which are not public, and they compute a product."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(rows, 64, generator=generator).to(dtype) for rows in (3, 96))
+    try:
+        product = torch.ops.mkldnn._linear_pointwise(x, _pack(weight), None, "none", [], "")
+    except (AttributeError, RuntimeError):  # no such operator, or none for this dtype or processor
+        return False
+    return torch.allclose(product.float(), F.linear(x.float(), weight.float()), rtol=1e-2, atol=0.1)
+
+
+class Cache:
+    """Keys and values of S slots in every layer, with room for T positions that grows and shrinks in blocks.
+
+    With `columns` keys are kept as (S, K, D, T), and attention is two batched products over whole tensors.
+    On a processor that takes half the time of its fused kernel, which is made for many queries a sequence.
+    `like` gives dtype and device.
+    """
+
+    def __init__(
+        self, *, layers: int, slots: int, kv_heads: int, head_dim: int, like: Tensor, columns: bool
+    ) -> None:
+        self._columns = columns
+        self._like = like
+        self._shape = (slots, kv_heads, head_dim)
+        self.positions = 0
+        self._keys = [self._room(0, keys=True) for _ in range(layers)]
+        self._values = [self._room(0) for _ in range(layers)]
+
+    def _room(self, positions: int, *, keys: bool = False) -> Tensor:
+        slots, heads, width = self._shape
+        shape = (
+            (slots, heads, width, positions) if keys and self._columns else (slots, heads, positions, width)
+        )
+        # Zeros, because a masked position still meets its value, and 0 times an uninitialised NaN is NaN.
+        return self._like.new_zeros(shape)
+
+    def reserve(self, longest: int) -> None:
+        """Have room for `longest` positions, and not for twice as many as that needs."""
+        wanted = -(-(longest + longest // 16) // _BLOCK) * _BLOCK
+        if longest <= self.positions < 2 * wanted:
+            return
+        kept = min(self.positions, wanted)
+        for layer in range(len(self._keys)):
+            # Layer by layer, so that the old and the new cache never stand side by side.
+            keys, values = self._room(wanted, keys=True), self._room(wanted)
+            axis = -1 if self._columns else -2
+            keys.narrow(axis, 0, kept).copy_(self._keys[layer].narrow(axis, 0, kept))
+            values[:, :, :kept] = self._values[layer][:, :, :kept]
+            self._keys[layer], self._values[layer] = keys, values
+        self.positions = wanted
+
+    def fill(self, slots: Tensor, keys_LKTD: Tensor, values_LKTD: Tensor) -> None:
+        """Put a prompt into each of `slots`, whose room is reserved."""
+        length = keys_LKTD.shape[2]
+        for layer, (keys, values) in enumerate(zip(keys_LKTD, values_LKTD, strict=True)):
+            if self._columns:
+                self._keys[layer][slots, :, :, :length] = keys.transpose(-1, -2)
+            else:
+                self._keys[layer][slots, :, :length] = keys
+            self._values[layer][slots, :, :length] = values
+
+    def move(self, sources: Tensor, targets: Tensor) -> None:
+        """Copy what is in some slots to others."""
+        for part in (*self._keys, *self._values):
+            part[targets] = part[sources]
+
+    def append(
+        self, layer: int, rows_S: Tensor, places_S: Tensor, key_SKD: Tensor, value_SKD: Tensor
+    ) -> None:
+        """Write each slot's next position."""
+        if self._columns:
+            self._keys[layer][rows_S, :, :, places_S] = key_SKD
+        else:
+            self._keys[layer][rows_S, :, places_S] = key_SKD
+        self._values[layer][rows_S, :, places_S] = value_SKD
+
+    def attend(self, layer: int, query_SHD: Tensor, mask_S11T: Tensor, scale: float) -> Tensor:
+        """Attention of one query a head over the first S slots, (S, H, D).
+
+        The R query heads of a key-value head take the place of query positions: keys are not repeated.
+        """
+        slots, heads, width = query_SHD.shape
+        kv_heads = self._shape[1]
+        keys, values = self._keys[layer][:slots], self._values[layer][:slots]
+        if not self._columns:
+            grouped = query_SHD.reshape(slots, kv_heads, -1, width)
+            out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask_S11T, scale=scale)
+            return out.reshape(slots, heads, width)
+        grouped = (query_SHD * scale).view(slots * kv_heads, -1, width)
+        scores = torch.bmm(grouped, keys.flatten(0, 1))
+        scores.view(slots, kv_heads, -1, self.positions).add_(mask_S11T)
+        return torch.bmm(torch.softmax(scores, -1), values.flatten(0, 1)).view(slots, heads, width)

@@ -1,0 +1,111 @@
+"""Products and attention of the decoding step, held against their definitions."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from rlreason.rollout.kernels import Cache, Linear
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(1, 24), (3, 24), (64, 24), (100, 24), (2, 5, 24)])
+@pytest.mark.parametrize("biased", [False, True])
+def test_linear_is_the_product(dtype: torch.dtype, shape: tuple[int, ...], biased: bool) -> None:
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(size).to(dtype) for size in (shape, (40, 24), (40,)))
+    found = Linear(weight, bias if biased else None)(x)
+    expected = x.double() @ weight.double().T + (bias.double() if biased else 0.0)
+    assert found.dtype == dtype
+    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
+    torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+def test_linear_keeps_the_weight_it_was_given() -> None:
+    weight = torch.eye(16)
+    linear = Linear(weight, None)
+    weight.zero_()
+    x = torch.randn(2, 16)
+    # On a processor the weight was copied; elsewhere the live weight may be used. Either is a whole weight.
+    assert any(torch.equal(linear(x), expected) for expected in (x, torch.zeros_like(x)))
+
+
+SLOTS, KV_HEADS, HEADS, WIDTH = 4, 2, 6, 8
+
+
+def attention(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
+    """Of one query (H, D) over (T, K, D), in float64."""
+    out = []
+    for head, q in enumerate(query.double()):
+        kv = head // (HEADS // KV_HEADS)
+        weights = torch.softmax(keys[:, kv].double() @ q * scale, 0)
+        out.append(weights @ values[:, kv].double())
+    return torch.stack(out)
+
+
+def masks(lengths: list[int], positions: int) -> Tensor:
+    seen = torch.arange(positions) < torch.tensor(lengths)[:, None]
+    return torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)[:, None, None]
+
+
+@pytest.mark.parametrize("columns", [True, False])
+def test_attention_over_a_cache_that_grows_moves_and_shrinks(columns: bool) -> None:
+    torch.manual_seed(0)
+    cache = Cache(
+        layers=2, slots=SLOTS, kv_heads=KV_HEADS, head_dim=WIDTH, like=torch.zeros(1), columns=columns
+    )
+    # What should be in each slot: keys and values (T, K, D), of the second layer.
+    held: list[tuple[Tensor, Tensor]] = []
+    cache.reserve(6)
+    for number, length in enumerate((5, 2, 6)):
+        keys, values = torch.randn(2, 2, KV_HEADS, length, WIDTH)
+        cache.fill(torch.tensor([number]), keys, values)
+        held.append((keys[1].transpose(0, 1), values[1].transpose(0, 1)))
+
+    def check() -> None:
+        query = torch.randn(len(held), HEADS, WIDTH)
+        mask = masks([len(keys) for keys, _ in held], cache.positions)
+        found = cache.attend(1, query, mask, 0.3)
+        for row, (keys, values) in enumerate(held):
+            torch.testing.assert_close(
+                found[row].double(), attention(query[row], keys, values, 0.3), rtol=1e-5, atol=1e-5
+            )
+
+    def write(count: int) -> None:
+        for _ in range(count):
+            places = [len(keys) for keys, _ in held]
+            cache.reserve(max(places) + 1)
+            key, value = torch.randn(2, len(held), KV_HEADS, WIDTH)
+            rows = torch.arange(len(held))
+            for layer in range(2):
+                cache.append(layer, rows, torch.tensor(places), key, value)
+            held[:] = [
+                (torch.cat([keys, key[[row]]]), torch.cat([values, value[[row]]]))
+                for row, (keys, values) in enumerate(held)
+            ]
+
+    check()
+    assert cache.positions == 32
+    write(60)  # beyond the first block
+    assert cache.positions == 96
+    check()
+    cache.move(torch.tensor([2]), torch.tensor([0]))
+    held[:] = [held[2], held[1]]
+    check()
+    held[:] = [(keys[:3], values[:3]) for keys, values in held]  # as if short rows had taken the slots
+    cache.reserve(4)
+    assert cache.positions == 32
+    check()
+    write(2)
+    check()
+
+
+@pytest.mark.parametrize("columns", [True, False])
+def test_one_prompt_fills_several_slots(columns: bool) -> None:
+    cache = Cache(layers=1, slots=3, kv_heads=1, head_dim=4, like=torch.zeros(1), columns=columns)
+    cache.reserve(3)
+    keys, values = torch.randn(2, 1, 1, 3, 4)
+    cache.fill(torch.tensor([0, 1, 2]), keys, values)
+    query = torch.randn(1, 2, 4).expand(3, -1, -1).contiguous()
+    found = cache.attend(0, query, masks([3, 3, 3], cache.positions), 0.5)
+    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[2])
