@@ -271,8 +271,10 @@ def _measure(context: RunContext, judge: Judge, data: PairData) -> dict[str, Any
     """Score the held-out pairs, and best-of-n on sampled ones; show what came out."""
     report = preference_report(_judged(judge, data.held_out), longer_is_better=_longer(judge, data.train))
     if data.ranked:
-        scores = [_scores(judge, [ranked.prompt] * len(ranked.texts), ranked.texts) for ranked in data.ranked]
-        report["best_of"] = best_of(scores, [ranked.marks for ranked in data.ranked])
+        said = [(ranked.prompt, text) for ranked in data.ranked for text in ranked.texts]
+        scores = iter(_scores(judge, *zip(*said, strict=True)))
+        by_question = [[next(scores) for _ in ranked.texts] for ranked in data.ranked]
+        report["best_of"] = best_of(by_question, [ranked.marks for ranked in data.ranked])
     view = context.view
     low, high = (100 * bound for bound in report["ci95"])
     view.note(
@@ -297,11 +299,16 @@ def _number(value: float | None) -> str:
 
 
 def _scores(judge: Judge, prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
-    """The model's outputs; what is too long for it has none, and comes last.
+    """The model's outputs; what is too long for it has none, and comes last. What is said twice is read once.
 
     Raises UserError if one is no finite number.
     """
-    found = judge.outputs([list(prompt) for prompt in prompts], list(texts), _BATCH)
+    keys = [tuple(judge.token_ids(list(prompt), text)) for prompt, text in zip(prompts, texts, strict=True)]
+    first = {key: place for place, key in reversed(list(enumerate(keys)))}
+    places = list(first.values())
+    read = judge.outputs([list(prompts[p]) for p in places], [texts[p] for p in places], _BATCH)
+    by_key = dict(zip(first, read, strict=True))
+    found = [by_key[key] for key in keys]
     if not all(score is None or isfinite(score) for score in found):
         raise UserError(
             "reward_model: after training its scores are no finite numbers; lower reward_model.optim.lr, or "
