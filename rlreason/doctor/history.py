@@ -1,0 +1,156 @@
+"""What the rules look at: the numbers of all steps so far, and what is known of the run behind them."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean
+from typing import Any
+
+from rlreason.doctor.windows import Windows
+
+ACCURACY, FORMAT, LEARNED = "accuracy", "format", "reward/learned"
+NON_FINITE = "non_finite"
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a run is, as far as the rules ask. `groups` is the number of questions in a step, if known.
+
+    `learned` says whether a learned reward is to be held against accuracy: there is one, and accuracy is not
+    that reward itself. `trl` says that the numbers and the advice are of TRL's `GRPOTrainer`.
+    """
+
+    stage: str = "grpo"
+    groups: int | None = None
+    learned: bool = False
+    trl: bool = False
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Accuracy on the held-out questions after `step`, and its standard error."""
+
+    step: int
+    accuracy: float
+    error: float
+
+
+class History:
+    """The numbers of each step, in the order of the steps. What is missing or not finite is None."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.steps: list[int] = []
+        self.broken: list[tuple[str, ...]] = []  # of each step, the names of numbers that were not finite
+        self.held_out: list[HeldOut] = []
+        self._columns: dict[str, list[float | None]] = {}
+        self._known: dict[str, list[float]] = {}
+        self._windows: dict[tuple[str, str, int], Windows] = {}
+
+    def add(self, line: Mapping[str, Any]) -> None:
+        """Take the line of one more step."""
+        said = line.get(NON_FINITE)
+        broken = set(said) if isinstance(said, Mapping) else set()
+        count = len(self.steps)
+        self.steps.append(int(line["step"]))
+        for key, raw in line.items():
+            value = finite(raw)
+            if value is not None:
+                self._columns.setdefault(key, [None] * count).append(value)
+                self._known.setdefault(key, []).append(value)
+            elif isinstance(raw, float):
+                broken.add(key)
+        for column in self._columns.values():
+            if len(column) == count:
+                column.append(None)
+        self.broken.append(tuple(sorted(broken)))
+        for (first, second, _), windows in self._windows.items():
+            windows.add(self.now(first), self.now(second))
+
+    def now(self, key: str) -> float | None:
+        """The number of the last step."""
+        column = self._columns.get(key)
+        return column[-1] if column else None
+
+    def known(self, key: str) -> Sequence[float]:
+        """All numbers of that name, steps without one left out."""
+        return self._known.get(key, ())
+
+    def names(self) -> Iterator[str]:
+        """The names of all numbers that any step has had."""
+        return iter(self._known)
+
+    def last(self, key: str, count: int) -> Sequence[float]:
+        """The newest `count` numbers; fewer where there are no more, none where the last step has none."""
+        return self.known(key)[-count:] if self.now(key) is not None else ()
+
+    def recent(self, key: str, count: int) -> list[float]:
+        """The numbers of the last `count` steps, 0 where one has none."""
+        column = self._columns.get(key) or [None] * len(self.steps)
+        return [value or 0.0 for value in column[-count:]]
+
+    def windows(self, first: str, second: str, size: int) -> Windows:
+        """The two series at the steps that have both, ready to be compared in windows of `size` steps."""
+        key = (first, second, size)
+        if key not in self._windows:
+            made = self._windows[key] = Windows(size)
+            none = [None] * len(self.steps)
+            for pair in zip(self._columns.get(first, none), self._columns.get(second, none), strict=True):
+                made.add(*pair)
+        return self._windows[key]
+
+    def accuracy_rise(self, size: int) -> float | None:
+        """How many standard errors accuracy is higher in the last `size` steps than in the first.
+
+        None where there are less than twice as many steps.
+        """
+        values = self.known(ACCURACY)
+        if len(values) < 2 * size:
+            return None
+        rise = fmean(values[-size:]) - fmean(values[:size])
+        error = math.sqrt(2 * self.accuracy_noise() / size)
+        return rise / error if error > 0 else math.copysign(math.inf, rise) if rise else 0.0
+
+    def accuracy_noise(self) -> float:
+        """The variance of a step's accuracy about what it would be with endless questions."""
+        values = self.known(ACCURACY)
+        return steadied(noise(values), share_noise(fmean(values), self.facts.groups), len(values))
+
+
+def finite(value: Any) -> float | None:
+    """`value` as a number, or None for what is none, is not finite, or is a truth value."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def noise(values: Sequence[float]) -> float:
+    """The variance of a step's mean, from the changes between steps: what moves slowly is no noise.
+
+    Von Neumann 1941, the mean square successive difference, halved.
+    """
+    return fmean((b - a) ** 2 for a, b in pairwise(values)) / 2 if len(values) > 1 else 0.0
+
+
+def share_noise(share: float, groups: int | None) -> float | None:
+    """The variance of a share of so many questions, if each is answered all right or all wrong.
+
+    Completions of a question differ, so this is more than the truth. Two are added, one right and one wrong:
+    a share of 0 in few questions is not certain. None where the number of questions is not known.
+    """
+    if groups is None or not 0 <= share <= 1:
+        return None
+    likely = (share * groups + 1) / (groups + 2)
+    return likely * (1 - likely) / groups
+
+
+def steadied(measured: float, expected: float | None, count: int) -> float:
+    """A variance measured on `count` steps, drawn towards the one expected, which weighs as ten steps do."""
+    if expected is None:
+        return measured
+    return (10 * expected + (count - 1) * measured) / (9 + count)
