@@ -13,7 +13,7 @@ from rlreason.config import RunConfig, field_table, help_text, json_schema, load
 from rlreason.errors import UserError
 
 DONE, FOUND, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: all went well; `check` or `doctor` found something; the user has something to change; Ctrl-C."""
+"""Exit codes: all well; `check` or `doctor` found something; the user has something to change; Ctrl-C."""
 
 _HELP = """\
 usage: python -m rlreason COMMAND ...

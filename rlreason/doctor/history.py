@@ -3,14 +3,13 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from statistics import fmean
 from typing import Any
 
 from rlreason.doctor.windows import Windows
 
 ACCURACY, FORMAT, LEARNED = "accuracy", "format", "reward/learned"
 NON_FINITE = "non_finite"
+_HUGE = 1e100
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,9 @@ class History:
     def add(self, line: Mapping[str, Any]) -> None:
         """Take the line of one more step."""
         said = line.get(NON_FINITE)
-        broken = set(said) if isinstance(said, Mapping) else set()
+        # Clocks are no business of the doctor's; live, it sees the line before they are in it.
+        names = said if isinstance(said, Mapping) else ()
+        broken = {name for name in names if not name.startswith("time.")}
         count = len(self.steps)
         self.steps.append(int(line["step"]))
         for key, raw in line.items():
@@ -85,6 +86,10 @@ class History:
         """The newest `count` numbers; fewer where there are no more, none where the last step has none."""
         return self.known(key)[-count:] if self.now(key) is not None else ()
 
+    def series(self, key: str) -> Windows:
+        """One series alone, whose means and noise cost the same however long it is."""
+        return self.windows(key, key, 1)
+
     def recent(self, key: str, count: int) -> list[float]:
         """The numbers of the last `count` steps, 0 where one has none."""
         column = self._columns.get(key) or [None] * len(self.steps)
@@ -100,41 +105,33 @@ class History:
                 made.add(*pair)
         return self._windows[key]
 
-    def accuracy_rise(self, size: int) -> float | None:
-        """How many standard errors accuracy is higher in the last `size` steps than in the first.
+    def accuracy_rise(self, size: int) -> tuple[float, float] | None:
+        """How much higher accuracy is in the last `size` steps than in the first, and its standard error.
 
         None where there are less than twice as many steps.
         """
-        values = self.known(ACCURACY)
-        if len(values) < 2 * size:
+        series = self.series(ACCURACY)
+        if series.count < 2 * size:
             return None
-        rise = fmean(values[-size:]) - fmean(values[:size])
-        error = math.sqrt(2 * self.accuracy_noise() / size)
-        return rise / error if error > 0 else math.copysign(math.inf, rise) if rise else 0.0
+        rise = series.mean(series.count - size, series.count) - series.mean(0, size)
+        return rise, math.sqrt(2 * self.accuracy_noise() / size)
 
     def accuracy_noise(self) -> float:
         """The variance of a step's accuracy about what it would be with endless questions."""
-        values = self.known(ACCURACY)
-        return steadied(noise(values), share_noise(fmean(values), self.facts.groups), len(values))
+        series = self.series(ACCURACY)
+        expected = share_noise(series.mean(0, series.count), self.facts.groups)
+        return steadied(series.noise[1], expected, series.count)
 
 
 def finite(value: Any) -> float | None:
-    """`value` as a number, or None for what is none, is not finite, or is a truth value."""
+    """`value` as a number; None for what is none, a truth value, not finite, or too large to be squared."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) else None
-
-
-def noise(values: Sequence[float]) -> float:
-    """The variance of a step's mean, from the changes between steps: what moves slowly is no noise.
-
-    Von Neumann 1941, the mean square successive difference, halved.
-    """
-    return fmean((b - a) ** 2 for a, b in pairwise(values)) / 2 if len(values) > 1 else 0.0
+    return number if abs(number) < _HUGE else None
 
 
 def share_noise(share: float, groups: int | None) -> float | None:

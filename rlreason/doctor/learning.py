@@ -1,11 +1,11 @@
 """Rules on what is learned: signal, accuracy, and what rises in its place."""
 
 import math
-from collections.abc import Sequence
 from statistics import NormalDist, fmean
 
 from rlreason.doctor.history import ACCURACY, FORMAT, LEARNED, History, share_noise, steadied
 from rlreason.doctor.rule import Rule, Seen, note, percent, points, warning
+from rlreason.doctor.windows import Windows
 
 WINDOW = 5
 WINDOWS = (5, 10, 20)
@@ -47,7 +47,10 @@ def why_silent(history: History, steps: int) -> tuple[str, ...]:
     trl = history.facts.trl
     if truncated is not None and truncated > 0.5:
         limit = "`max_completion_length`" if trl else "`rollout.max_new_tokens`"
-        return f"{percent(truncated)} of the completions are cut off before their answer", f"{limit}: raise it"
+        return (
+            f"{percent(truncated)} of the completions are cut off before their answer",
+            f"{limit}: raise it",
+        )
     if reward is None:
         return (
             "every reward abstains: the gold answers cannot be read",
@@ -89,28 +92,29 @@ NO_SIGNAL = Rule(
 
 
 def _flat(history: History) -> Seen | None:
-    values = history.known(ACCURACY)
-    count = len(values)
-    if count < 50 or history.now(ACCURACY) is None or fmean(values[-10:]) >= 0.9:
+    series = history.series(ACCURACY)
+    count, third = series.count, series.count // 3
+    planned = history.now("steps") or 0.0  # a long run may begin slowly
+    if count < max(50, planned / 4) or history.now(ACCURACY) is None or series.mean(count - 10, count) >= 0.9:
         return None
     variance = history.accuracy_noise()
-    third = count // 3
-    late = fmean(values[-third:]) - fmean(values[:third])
-    if late + 2 * math.sqrt(2 * variance / third) >= 0.05 or _has_risen(values, variance):
+    early, late = series.mean(0, third), series.mean(count - third, count)
+    if late - early + 2 * math.sqrt(2 * variance / third) >= 0.05 or _has_risen(series, variance):
         return None
     return note(
-        f"accuracy was {percent(fmean(values[:third]))} in the first third of {count} steps and "
-        f"{percent(fmean(values[-third:]))} in the last"
+        f"accuracy was {percent(early)} in the first third of {count} steps and {percent(late)} in the last"
     )
 
 
-def _has_risen(values: Sequence[float], variance: float) -> bool:
-    """Whether there is a step after which accuracy was higher than before it, by 2.5 standard errors."""
-    count = len(values)
-    cut = 1
+def _has_risen(series: Windows, variance: float) -> bool:
+    """Whether there is a step after which accuracy was higher than before it, by 1.25 standard errors.
+
+    So few, so that a quick rise and a long plateau pass for what they are.
+    """
+    count, cut = series.count, 4
     while cut <= count // 2:
-        before, after = fmean(values[:cut]), fmean(values[cut:])
-        if after - before > 2.5 * math.sqrt(variance * (1 / cut + 1 / (count - cut))):
+        rise = series.mean(cut, count) - series.mean(0, cut)
+        if rise > 1.25 * math.sqrt(variance * (1 / cut + 1 / (count - cut))):
             return True
         cut *= 2
     return False
@@ -137,17 +141,22 @@ FLAT = Rule(
 )
 
 
-def _fall(history: History, size: int, rising: str = ACCURACY) -> tuple[float, float, float, float] | None:
-    """A fall of accuracy in windows of `size` steps that is large and no chance; else None.
+def _sizes(history: History) -> list[int]:
+    """The windows to look in. The best of a thousand short ones is mere luck: long runs ask for long ones."""
+    return [size for size in WINDOWS if 50 * size >= min(len(history.steps), 50 * WINDOWS[-1])]
+
+
+def _fall(history: History, size: int, rising: str, least: float) -> tuple[float, float, float, float] | None:
+    """A fall of accuracy by `least`, or to half of what it was, that is no chance; else None.
 
     Returns the rise of `rising` since the best window, its standard error, the fall, and the best accuracy.
     """
     parting = history.windows(rising, ACCURACY, size).parting()
-    if parting is None or parting.fall < min(0.05, parting.best / 2):
+    if parting is None or parting.fall < min(least, parting.best / 2):
         return None
     expected = share_noise((parting.best + parting.now) / 2, history.facts.groups)
     variance = steadied(parting.noise[1], expected, parting.steps)
-    error = math.sqrt(2 * variance / size)
+    error = math.sqrt(2 * max(variance / size, parting.wavering))
     if parting.fall <= _sure(parting.steps) * error:
         return None
     return parting.rise, math.sqrt(2 * parting.noise[0] / size), parting.fall, parting.best
@@ -162,13 +171,13 @@ def _sure(steps: int) -> float:
 def _falls(history: History) -> Seen | None:
     if history.now(ACCURACY) is None or _format_apart(history) or _learned_apart(history):
         return None
-    for size in WINDOWS:
-        found = _fall(history, size)
+    for size in _sizes(history):
+        found = _fall(history, size, ACCURACY, 0.1)
         if found:
             _, _, fall, best = found
             return warning(
-                f"accuracy of the last {size} steps is {percent(best - fall)}, down by {points(fall)} from the "
-                f"best {size} before"
+                f"accuracy of the last {size} steps is {percent(best - fall)}, down by {points(fall)} from "
+                f"the best {size} before"
             )
     return None
 
@@ -201,8 +210,8 @@ FALLS = Rule(
 def _format_apart(history: History) -> Seen | None:
     if history.now(ACCURACY) is None or history.now(FORMAT) is None:
         return None
-    for size in WINDOWS:
-        found = _fall(history, size, FORMAT)
+    for size in _sizes(history):
+        found = _fall(history, size, FORMAT, 0.05)
         if found and found[0] > max(0.05, _SURE * found[1]):
             rise, _, fall, best = found
             return warning(

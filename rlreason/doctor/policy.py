@@ -15,13 +15,24 @@ def _entropy(history: History) -> Seen | None:
         return None
     start, now = fmean(known[:WINDOW]), median(last)
     accuracy = history.last(ACCURACY, WINDOW)
-    if now > 0.1 * start or (accuracy and fmean(accuracy) >= 0.9):
+    if start <= 0 or now > 0.1 * start or not accuracy or fmean(accuracy) >= 0.8:
         return None
     text = f"entropy is {now:.3g} nats a token, {percent(now / start)} of the {start:.3g} that it began with"
-    informative = history.last("informative", WINDOW)
-    if informative and fmean(informative) < 0.2:
-        return warning(f"{text}; {percent(fmean(informative))} of the groups still teach something")
-    return note(text)
+    # Where the advantage comes from a critic, each group teaches something, and its share says nothing.
+    signal = history.last("informative", WINDOW) if history.facts.stage == "grpo" else ()
+    if signal:
+        share = f"{percent(fmean(signal))} of the groups teach something"
+        return (
+            warning(f"{text}; {share}, at {percent(fmean(accuracy))} accuracy")
+            if fmean(signal) < 0.25
+            else None
+        )
+    series = history.series(ACCURACY)
+    if now > 0.05 * start or series.count < 40:
+        return None
+    before = series.mean(series.count - 40, series.count - 20)
+    stalled = series.mean(series.count - 20, series.count) <= before
+    return note(f"{text}; accuracy stands still at {percent(before)}") if stalled else None
 
 
 ENTROPY = Rule(
@@ -47,10 +58,16 @@ ENTROPY = Rule(
 
 
 def _kl(history: History) -> Seen | None:
-    last = history.last("kl", WINDOW)
-    if len(last) < WINDOW or median(last) <= 0.5:
+    last = sorted(history.last("kl", WINDOW))
+    # Four of five: with KL estimated on a few completions, single steps say little.
+    if len(last) < WINDOW or last[1] <= 0.5:
         return None
-    return warning(f"KL to the reference is {median(last):.2f} nats a token, median of {WINDOW} steps")
+    found = history.accuracy_rise(max(WINDOW, min(20, history.series(ACCURACY).count // 4)))
+    learned = found is None or found[0] > 3 * found[1]
+    if learned and last[1] <= 2:
+        return None
+    text = f"KL to the reference is {median(last):.2f} nats a token, median of {WINDOW} steps"
+    return warning(text if learned else f"{text}, and accuracy has not risen")
 
 
 KL = Rule(

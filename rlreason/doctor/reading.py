@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlreason.doctor.history import FORMAT, LEARNED, NON_FINITE, Facts, finite
+from rlreason.doctor.history import LEARNED, NON_FINITE, Facts, finite
 from rlreason.doctor.watch import Doctor
 from rlreason.errors import UserError
 from rlreason.runs import resume
@@ -99,13 +99,16 @@ def read_run(root: Path, *, until: int | None = None) -> Record:
         raise UserError(f"{path}: none of its {damaged} lines is a JSON record; it is damaged or no metrics")
     config, remarks = _config(root)
     by_step: dict[int, dict[str, Any]] = {}
-    stage = "grpo"
+    stages = config.get("stage")
+    stage = next((line["stage"] for line in lines if line.get("stage") in ONLINE), "grpo")
+    if isinstance(stages, list):
+        stage = "ppo" if "ppo" in stages else "grpo"
     for line in lines:
         step = line.get("step")
-        if line.get("stage") in ONLINE and isinstance(step, int) and not isinstance(step, bool):
-            stage = line["stage"]
-            if until is None or step <= until:
-                by_step[step] = line
+        if line.get("stage") != stage or not isinstance(step, int) or isinstance(step, bool):
+            continue
+        if until is None or step <= until:
+            by_step[step] = line
     if damaged:
         remarks.append(f"{METRICS}: {damaged} lines are no JSON records and were left out")
     evaluations = [one for one in _evaluations(root, remarks) if until is None or one[0] <= until]
@@ -196,7 +199,10 @@ def read_trl(path: Path, names: Names) -> Record:
         f"{role}: {name}" if name else f"{role}: no reward of that name; --{role} NAME says which it is"
         for role, name in (("accuracy", chosen.accuracy), ("format", chosen.format))
     ]
-    by_step = {entry["step"]: _translated(entry, chosen) for entry in entries}
+    every = len(entries) / max((entry["step"] for entry in entries), default=1)  # logged lines a step
+    planned = finite(state.get("max_steps"))
+    steps = {} if planned is None else {"steps": planned * every}
+    by_step = {entry["step"]: steps | _translated(entry, chosen) for entry in entries}
     facts = Facts(learned=chosen.learned is not None, trl=True)
     return Record(facts, [by_step[step] for step in sorted(by_step)], remarks=remarks)
 

@@ -21,7 +21,9 @@ def show(doctor: Doctor, record: Record, console: Console) -> None:
     standing = doctor.standing()
     over = [finding for finding in doctor.findings if finding.until is not None]
     span = f"step {steps[0]} to {steps[-1]}, {counted(len(steps), 'line')} of metrics"
-    found = f"{counted(len(standing), 'finding')}, {len(over)} more over" if doctor.findings else "nothing found"
+    found = (
+        f"{counted(len(standing), 'finding')}, {len(over)} more over" if doctor.findings else "nothing found"
+    )
     console.print(section(found, span, QUIET))
     for finding in [*standing, *over]:
         _show_finding(finding, console)

@@ -2,7 +2,7 @@
 
 from statistics import fmean
 
-from rlreason.doctor.history import ACCURACY, History, noise, share_noise
+from rlreason.doctor.history import ACCURACY, History, share_noise
 from rlreason.doctor.rule import Rule, Seen, note, percent, warning
 
 WINDOW = 5
@@ -46,9 +46,10 @@ def _length(history: History) -> Seen | None:
     if len(values) < 2 * LONG_WINDOW or history.now("length") is None:
         return None
     start, now = fmean(values[:LONG_WINDOW]), fmean(values[-LONG_WINDOW:])
-    error = (2 * noise(values) / LONG_WINDOW) ** 0.5
-    rise = history.accuracy_rise(LONG_WINDOW)
-    if start <= 0 or abs(now - start) <= 5 * error or rise is None or rise > 2:
+    error = (2 * history.series("length").noise[1] / LONG_WINDOW) ** 0.5
+    found = history.accuracy_rise(LONG_WINDOW)
+    # Not "no rise is shown", which few questions never show, but "a rise of 5 points can be ruled out".
+    if start <= 0 or abs(now - start) <= 5 * error or found is None or found[0] + 2 * found[1] > 0.05:
         return None
     ratio = now / start
     pays = history.last("length_reward", LONG_WINDOW)
@@ -57,7 +58,9 @@ def _length(history: History) -> Seen | None:
     text = f"completions went from {start:.0f} to {now:.0f} tokens, and accuracy has not risen"
     if paid >= 0.3 and not 1 / 1.2 < ratio < 1.2:
         longer = "longer" if ratio > 1 else "shorter"
-        return warning(f"{text}; of a question's completions {longer} ones earn more (r = {fmean(pays):+.2f})")
+        return warning(
+            f"{text}; of a question's completions {longer} ones earn more (r = {fmean(pays):+.2f})"
+        )
     return note(text) if not 1 / 1.5 < ratio < 1.5 else None
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlreason.doctor.history import Facts, HeldOut, History
+from rlreason.doctor.history import LEARNED, Facts, HeldOut, History
 from rlreason.doctor.learning import why_silent
 from rlreason.doctor.rule import Level, Rule, Seen
 from rlreason.doctor.rules import RULES
@@ -78,7 +78,9 @@ class Doctor:
         if accuracy is None or interval is None or not count:
             return
         low, high = interval
-        likely = (accuracy * count + 1) / (count + 2)  # an interval of nothing but right answers is too narrow
+        likely = (accuracy * count + 1) / (
+            count + 2
+        )  # an interval of nothing but right answers is too narrow
         error = max((high - low) / (2 * 1.96), (max(likely * (1 - likely), 0.0) / count) ** 0.5)
         self.history.held_out.append(HeldOut(step, float(accuracy), error))
 
@@ -89,7 +91,8 @@ class Doctor:
     def unjudged(self) -> list[tuple[Rule, list[str]]]:
         """The rules that could not say anything, and the numbers that no step has had."""
         names = {*self.history.names()} | ({"held_out"} if self.history.held_out else set())
-        lacking = [(rule, [key for key in rule.needs if key not in names]) for rule in self._rules]
+        asked = [rule for rule in self._rules if self.history.facts.learned or LEARNED not in rule.needs]
+        lacking = [(rule, [key for key in rule.needs if key not in names]) for rule in asked]
         return [(rule, missing) for rule, missing in lacking if missing]
 
     def why_no_signal(self, steps: int) -> str:

@@ -1,7 +1,9 @@
 """Two series in windows of some steps: the last window against the earlier one that was best."""
 
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 
 @dataclass(frozen=True)
@@ -9,7 +11,8 @@ class Parting:
     """The last window against an earlier one, in means: `rise` of the first series, `fall` of the second.
 
     `best` and `now` are the means of the second series in the two windows, `noise` the variances of single
-    steps of both, each measured on the changes between steps. `steps` is how many there have been.
+    steps of both, `wavering` that of a window's mean of the second; see `Windows`. `steps` is how many there
+    have been.
     """
 
     rise: float
@@ -17,6 +20,7 @@ class Parting:
     best: float
     now: float
     noise: tuple[float, float]
+    wavering: float
     steps: int
 
 
@@ -31,6 +35,9 @@ class Windows:
         self._sums: tuple[list[float], list[float]] = ([0.0], [0.0])  # of the first n steps
         self._changes = [0.0, 0.0]  # sums of squared changes from step to step
         self._before: Sequence[float] = ()
+        self._jumps: list[
+            float
+        ] = []  # squares of the changes of the second series from window to window, sorted
         self._best: tuple[float, int] | None = None  # mean and start of the best window before the last one
 
     def add(self, first: float | None, second: float | None) -> None:
@@ -44,8 +51,11 @@ class Windows:
             self._changes[place] += (values[place] - before) ** 2
         self._before = values
         start = self.count - 2 * self.size
+        if start >= 0 and self.count % self.size == 0:
+            middle = start + self.size
+            insort(self._jumps, (self.mean(middle, self.count) - self.mean(start, middle)) ** 2)
         if start >= 0:
-            mean = self._mean(1, start)
+            mean = self.mean(start, start + self.size)
             if self._best is None or mean > self._best[0]:
                 self._best = (mean, start)
 
@@ -53,17 +63,34 @@ class Windows:
     def count(self) -> int:
         return len(self._sums[0]) - 1
 
+    @property
+    def noise(self) -> tuple[float, float]:
+        """The variance of a step's number in each series, from the changes: what moves slowly is no noise.
+
+        Half the mean square successive difference (von Neumann 1941).
+        """
+        first, second = (changes / max(self.count - 1, 1) / 2 for changes in self._changes)
+        return first, second
+
+    @property
+    def wavering(self) -> float:
+        """The variance of a window's mean in the second series, from the changes between neighbours.
+
+        Where the policy wavers slowly this is more than the noise of single steps comes to. The median of the
+        squares, over that of chi-square with one degree of freedom (0.455): a few large changes, such as the
+        fall that is looked for, do not count as noise. 0 where there are less than six changes.
+        """
+        return median(self._jumps) / 0.455 / 2 if len(self._jumps) >= 6 else 0.0
+
+    def mean(self, start: int, stop: int, *, series: int = 1) -> float:
+        """The mean of a series over the steps from `start` to before `stop`, counted from 0."""
+        return (self._sums[series][stop] - self._sums[series][start]) / (stop - start)
+
     def parting(self) -> Parting | None:
         """The last window against the best one before it; None while there are less than two."""
         if self._best is None:
             return None
-        best, start = self._best
-        last = self.count - self.size
-        now = self._mean(1, last)
-        first, second = (changes / (self.count - 1) / 2 for changes in self._changes)
-        rise = self._mean(0, last) - self._mean(0, start)
-        return Parting(rise, best - now, best, now, (first, second), self.count)
-
-    def _mean(self, series: int, start: int) -> float:
-        sums = self._sums[series]
-        return (sums[start + self.size] - sums[start]) / self.size
+        (best, start), last = self._best, self.count - self.size
+        now = self.mean(last, self.count)
+        rise = self.mean(last, self.count, series=0) - self.mean(start, start + self.size, series=0)
+        return Parting(rise, best - now, best, now, self.noise, self.wavering, self.count)
