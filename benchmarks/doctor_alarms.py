@@ -3,21 +3,23 @@
     python benchmarks/doctor_alarms.py [RUNS]
 
 For each length and number of questions a step: the share of RUNS runs (default 200) with any finding, with
-any warning, and the findings by name. A run that has solved its questions is told so (no_signal, a note): that is
-no false alarm, and is counted apart.
+any warning, and the findings by name. A run that has solved its questions is told so (no_signal, a note):
+that is no false alarm, and is counted apart.
 """
 
 import sys
 from collections import Counter
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
+
+from healthy import healthy
+
 from rlreason.doctor import Doctor, Facts, Finding
 
 
 def findings(seed: int, steps: int, groups: int) -> list[Finding]:
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-    from healthy import healthy
-
     doctor = Doctor(Facts("grpo", groups, learned=True))
     for line in healthy(seed, steps=steps, groups=groups):
         doctor.step(line)
