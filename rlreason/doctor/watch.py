@@ -35,7 +35,8 @@ class Finding:
     def text(self) -> str:
         """All of it in one paragraph, for the screen."""
         tried = f" Try {'; '.join(self.hints)}." if self.hints else ""
-        said = f"{self.level}: {self.rule.title} ({self.rule.name}, {PAGE}). Seen: {self.latest}."
+        said = f"{self.level}: {self.rule.title} ({self.rule.name}, {PAGE}). "
+        said += f"Seen since step {self.since}: {self.latest}."
         return f"{said} It usually means: {self.means}.{tried}"
 
 

@@ -78,9 +78,9 @@ class Windows:
 
         Where the policy wavers slowly this is more than the noise of single steps comes to. The median of the
         squares, over that of chi-square with one degree of freedom (0.455): a few large changes, such as the
-        fall that is looked for, do not count as noise. 0 where there are less than six changes.
+        fall that is looked for, do not count as noise. 0 where there are less than ten changes.
         """
-        return median(self._jumps) / 0.455 / 2 if len(self._jumps) >= 6 else 0.0
+        return median(self._jumps) / 0.455 / 2 if len(self._jumps) >= 10 else 0.0
 
     def mean(self, start: int, stop: int, *, series: int = 1) -> float:
         """The mean of a series over the steps from `start` to before `stop`, counted from 0."""

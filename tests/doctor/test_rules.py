@@ -153,7 +153,9 @@ def test_what_was_seen_is_said_in_numbers() -> None:
     assert finding.seen == "70.0% of the completions were cut off at the limit, mean of 5 steps"
     assert finding.since == 5
     text = finding.text()
-    assert text.startswith("warning: completions are cut off (cut_off, docs/doctor.md). Seen: 70.0%")
+    assert text.startswith(
+        "warning: completions are cut off (cut_off, docs/doctor.md). Seen since step 5: 70.0%"
+    )
     assert "`grpo.overlong_buffer`" in text
     assert "{stage}" not in text
 
@@ -230,6 +232,8 @@ def test_a_long_run_may_begin_slowly() -> None:
 def test_falls_are_told_of_once_with_what_rises_in_their_place() -> None:
     names = found(steps_of(40, **PROVOKED["format_apart"][0]))
     assert "accuracy_falls" not in names
+    fall = noisy(line_to(0.1, 0.5, 80), 0.03)
+    assert set(found(steps_of(90, accuracy=fall))) == {"accuracy_falls"}
 
 
 def test_a_fall_of_few_questions_proves_nothing() -> None:
