@@ -41,7 +41,7 @@ def main(run: str) -> int:
     ]
     subprocess.run([sys.executable, "train.py", source / "config.yaml", *overrides], check=True)
     lines = [json.loads(line) for line in (target / "metrics.jsonl").open()]
-    alarms = [line["step"] for line in lines if line.get("overoptimized")]
+    alarms = [line["step"] for line in lines if "learned_apart" in line.get("findings", ())]
     evaluation = json.loads((target / "eval.json").read_text())
     before, after = (evaluation[key]["accuracy"] for key in ("before", "after"))
     print(f"held-out accuracy {before:.1%} -> {after:.1%}; steps with an alarm: {alarms or 'none'}")

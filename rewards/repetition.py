@@ -36,6 +36,12 @@ def repetition(
     )
 
 
+def repeated_share(completion_ids: Sequence[int], *, ngram: int) -> float:
+    """The share of the runs of `ngram` tokens that were there before, in [0, 1]; 0 where it is shorter."""
+    total = len(completion_ids) - ngram + 1
+    return (total - _different(completion_ids, ngram)) / total if total > 0 else 0.0
+
+
 def _different(ids: Sequence[int], ngram: int) -> int:
     """How many different n-grams there are, in memory that does not depend on their length.
 

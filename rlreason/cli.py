@@ -13,7 +13,7 @@ from rlreason.config import RunConfig, field_table, help_text, json_schema, load
 from rlreason.errors import UserError
 
 DONE, FOUND, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
-"""Exit codes: all went well; `check` found something; the user has something to change; Ctrl-C."""
+"""Exit codes: all well; `check` or `doctor` found something; the user has something to change; Ctrl-C."""
 
 _HELP = """\
 usage: python -m rlreason COMMAND ...
@@ -23,6 +23,7 @@ usage: python -m rlreason COMMAND ...
   eval MODEL_OR_RUN --config CONFIG [key.sub=value ...]
                                                       measure a model or run as CONFIG says
   rescore RUN --config CONFIG [key.sub=value ...]     apply other rewards to a run's completions
+  doctor RUN                                          say in words what is wrong with a run
   traces CONFIG --out FILE [--model MODEL_OR_RUN] [key.sub=value ...]
                                                       write solutions for stage sft to imitate
   fields                                              list every field of a config
@@ -157,6 +158,37 @@ def main_rescore(argv: Sequence[str]) -> int:
     return _guarded(rescore_run)
 
 
+def main_doctor(argv: Sequence[str]) -> int:
+    """Run `python -m rlreason doctor` with the arguments after the command; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rlreason doctor",
+        description="Read the metrics of a run, finished or not, and say in words what is wrong, since when, "
+        "what it usually means and what to try. If a warning stands at its end, the exit code is 1.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "run", metavar="RUN", type=Path, help="run directory; or trainer_state.json of TRL, or its folder"
+    )
+    for name in ("accuracy", "format", "learned"):
+        parser.add_argument(f"--{name}", metavar="NAME", help=f"TRL: the reward function that is the {name}")
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as stop:  # argparse has printed its help or what is wrong
+        return int(stop.code or DONE)
+    found = []
+
+    def examine_run() -> None:
+        from rlreason.doctor import Names, examine, read, show
+        from rlreason.report.page import printed
+
+        record = read(arguments.run, Names(arguments.accuracy, arguments.format, arguments.learned))
+        doctor = examine(record)
+        found.append(any(finding.level == "warning" for finding in doctor.standing()))
+        _print(printed(lambda console: show(doctor, record, console)))
+
+    return _guarded(examine_run) or (FOUND if any(found) else DONE)
+
+
 def main_traces(argv: Sequence[str]) -> int:
     """Run `python -m rlreason traces` with the arguments after the command; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -270,6 +302,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "eval": main_eval,
     "check": main_check,
     "rescore": main_rescore,
+    "doctor": main_doctor,
     "traces": main_traces,
     "fields": lambda argv: _print(field_table()),
     "schema": lambda argv: _print_schema(),

@@ -94,6 +94,14 @@ def test_rewards_are_checked_and_completions_rescored_without_a_model() -> None:
     assert not [(f, name) for f, name in crossed if any(within(name, c) for c in closed)]
 
 
+def test_the_doctor_reads_files_and_numbers_and_knows_no_other_room() -> None:
+    allowed = [f"rlreason.{name}" for name in ("doctor", "runs", "report", "errors")]
+    ours = {(f, name) for f, name in arrows("rlreason/doctor") if within(name, "rlreason")}
+    assert not [(f, n) for f, n in ours if n != "rlreason" and not any(within(n, a) for a in allowed)]
+    heavy = ("torch", "transformers", "trl", "numpy", "rewards")
+    assert not [(f, n) for f, n in arrows("rlreason/doctor") if any(within(n, h) for h in heavy)]
+
+
 def test_the_front_door_opens_without_torch() -> None:
     code = "import sys; import rewards, rlreason.config, rlreason.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

@@ -100,6 +100,22 @@ def check_new(path: Path, *, field: str) -> None:
         ) from error
 
 
+def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records of a file that another process may be writing, and how many other lines there are.
+
+    A last line without its end is still being written, and no damage. Raises UserError where the file cannot
+    be read.
+    """
+    try:
+        *lines, last = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    records = [_parse(line) for line in lines if line.strip()]
+    unfinished = _parse(last)
+    found = [record for record in [*records, unfinished] if record is not None]
+    return found, sum(record is None for record in records)
+
+
 class JsonLines:
     """A file that grows by whole records. Opening it repairs a last line that a crash has torn."""
 
@@ -206,7 +222,7 @@ class JsonLines:
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         record = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

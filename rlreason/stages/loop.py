@@ -15,7 +15,7 @@ from accelerate.utils import gather_object
 from rlreason.algorithms import overlong_penalty
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
-from rlreason.scoring import LEARNED, failures
+from rlreason.scoring import failures
 from rlreason.stages.clock import Clock
 from rlreason.stages.collect import Sample, greedy_of
 from rlreason.stages.context import RunContext
@@ -185,14 +185,15 @@ def record(
     numbers = {"informative": signal, **result.record(), **measured}
     line = step_record(config, setup.step, samples, drawn, numbers, main=context.scorer.main)
     setup.without_signal = 0 if signal else setup.without_signal + 1
-    warning = watch_learned(context, setup, line)
+    told = setup.doctor.step(line)
+    line["findings"] = [finding.rule.name for finding in setup.doctor.standing()]
     clock.lap("record")
     line["time"] = clock.finish(tokens=line["tokens"], steps_left=settings.steps - setup.step)
     context.run.append_samples(sample_records(config.online_stage, setup.step, samples))
     context.run.append_metrics(line)
     context.view.step(line)
-    if warning:
-        context.view.note(f"warning: {warning}")
+    for text in told:
+        context.view.note(text)
     tell_failures(context, setup, drawn)
     if config.log.sample_every and setup.step % config.log.sample_every == 0:
         show_sample(context, samples)
@@ -203,21 +204,10 @@ def record(
         save_checkpoint(context, setup)
     limit = settings.stop_after_uninformative
     if limit and setup.without_signal >= limit:
-        raise UserError(no_signal_text(config.online_stage, limit, samples))
-
-
-def watch_learned(context: RunContext, setup: OnlineSetup, line: dict[str, Any]) -> str:
-    """Hold the learned reward against accuracy; adds `overoptimized`, 0 or 1, to the line of the step."""
-    learned = line.get(f"reward/{LEARNED}")
-    if LEARNED not in context.config.rewards or context.scorer.main == LEARNED:
-        return ""
-    prompts = context.config.online.prompts_per_step
-    warning = setup.alarm.step(learned, line["accuracy"], prompts=prompts)
-    line["overoptimized"] = float(bool(warning))
-    first = LEARNED not in setup.told
-    if warning:
-        setup.told.add(LEARNED)
-    return warning if first else ""
+        raise UserError(
+            f"{config.online_stage}.stop_after_uninformative: {limit} steps in a row had no group with "
+            f"different rewards, so nothing can be learned: {setup.doctor.why_no_signal(limit)}"
+        )
 
 
 def tell_failures(context: RunContext, setup: OnlineSetup, drawn: list[Sample]) -> None:
@@ -238,27 +228,12 @@ def show_sample(context: RunContext, samples: list[Sample]) -> None:
     context.view.sample(shown.prompt.example.question, text, scores, shown.advantage)
 
 
-def no_signal_text(stage: str, limit: int, samples: list[Sample]) -> str:
-    """Name the likely cause of a run without signal, and the remedy."""
-    truncated = sum(s.truncated for s in samples) / len(samples)
-    best = max((s.reward for s in samples if s.reward is not None), default=None)
-    if truncated > 0.5:
-        cause = f"{truncated:.0%} of the completions are cut off: raise rollout.max_new_tokens"
-    elif best is None:
-        cause = "every reward abstains: check the gold answers and task.answer_type"
-    elif best <= 0:
-        cause = (
-            "no completion earns anything: take easier questions, larger groups, or a cold start (stage sft)"
-        )
-    else:
-        cause = "all completions of a question earn the same: take harder questions or larger groups"
-    return (
-        f"{stage}.stop_after_uninformative: {limit} steps in a row had no group with different rewards, so "
-        f"nothing can be learned; {cause}"
-    )
-
-
 def finish(context: RunContext, setup: OnlineSetup) -> None:
     """Save the model, then measure it on the held-out questions."""
     context.start = context.run.save_directory("model", setup.policy.save)
     context.after = evaluate(context, setup, "after")
+    if standing := setup.doctor.standing():
+        found = "; ".join(f"{one.rule.title} ({one.level}, since step {one.since})" for one in standing)
+        context.view.note(
+            f"the doctor at the end: {found}. More: python -m rlreason doctor {context.run.root}"
+        )

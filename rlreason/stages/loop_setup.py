@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from rlreason.doctor import Doctor, examine, read_run
 from rlreason.errors import UserError
 from rlreason.evaluation.evaluator import Evaluation, Evaluator
 from rlreason.policy.chat import RenderedPrompt, Renderer, check_context, render_all
@@ -10,7 +11,6 @@ from rlreason.policy.checkpoint import load_training_state, save_training_state
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy
 from rlreason.rollout import Engine, build_engine, sampling_of
-from rlreason.stages.alarm import LearnedAlarm
 from rlreason.stages.collect import Collector, PromptStream
 from rlreason.stages.context import RunContext
 from rlreason.stages.plan import online_plan
@@ -32,9 +32,9 @@ class OnlineSetup:
     stream: PromptStream
     updater: Updater
     evaluator: Evaluator
+    doctor: Doctor
     step: int = 0
     without_signal: int = 0
-    alarm: LearnedAlarm = field(default_factory=LearnedAlarm)
     told: set[str] = field(default_factory=set)  # rewards whose failures have been told of
 
 
@@ -76,6 +76,8 @@ def prepare(context: RunContext, method: "Method") -> OnlineSetup:
             shareable=shareable and values_shareable and (reference is None or reference.shareable),
         ),
         evaluator=Evaluator(config, context.scorer, renderer, held_out),
+        # Before the first step even the evaluation `before` is still to come.
+        doctor=examine(read_run(context.run.root, until=saved[0] if saved is not None else -1)),
     )
     isolated = context.scorer.isolated()
     context.view.plan(online_plan(config, policy, engine_name, train, held_out, isolated))
@@ -116,6 +118,8 @@ def evaluate(context: RunContext, setup: OnlineSetup, label: str) -> Evaluation:
     context.view.note(f"evaluating on held-out questions ({label}) ...")
     evaluation = setup.evaluator.run(setup.engine, setup.policy.eos_ids)
     context.save_evaluation(label, evaluation)
+    if label != "after":
+        setup.doctor.measured(setup.step, evaluation.summary)
     context.view.evaluation(label, evaluation.summary)
     return evaluation
 
@@ -131,7 +135,6 @@ def save_checkpoint(context: RunContext, setup: OnlineSetup) -> None:
         "position": setup.stream.position,
         "without_signal": setup.without_signal,
         "method": setup.method.state(),
-        "alarm": setup.alarm.history,
     }
     context.run.save_checkpoint(
         setup.step,
@@ -148,7 +151,6 @@ def _resume(context: RunContext, setup: OnlineSetup, step: int) -> None:
     setup.step = step
     updater.updates = state["updates"]
     setup.method.restore(state["method"])
-    setup.alarm = LearnedAlarm(state["alarm"])
     setup.stream.position = state["position"]
     setup.without_signal = state["without_signal"]
     setup.engine.refresh()

@@ -1,9 +1,11 @@
 """Record: what a step leaves behind in `metrics.jsonl` and `samples.jsonl`."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rewards import SPECS, parse
+from rewards.repetition import repeated_share
 from rlreason.config import RunConfig
 from rlreason.scoring import FORMAT
 from rlreason.stages.collect import Sample, greedy_of
@@ -43,6 +45,8 @@ def step_record(
             float(derives(parse(s.text, prefill=s.prompt.prefill, spec=spec).think or "")) for s in samples
         ),
         "length": _mean(float(n) for n in lengths),
+        "length_reward": length_reward(samples),
+        "repeated": _mean(repeated_share(s.rollout.completion_ids, ngram=20) for s in samples),
         "truncated": _mean(float(s.truncated) for s in samples),
         "abstained": _mean(float(s.score.total is None) for s in samples),
         "failed": _mean(float(any(part.failed for part in s.score.parts.values())) for s in drawn),
@@ -55,6 +59,26 @@ def step_record(
         record[f"reward_failed/{name}"] = sum(part.failed for part in parts)
         record[f"reward_abstained/{name}"] = sum(part.value is None and not part.failed for part in parts)
     return record
+
+
+def length_reward(samples: Sequence[Sample]) -> float | None:
+    """Pearson's correlation of tokens and reward within groups; None where either is the same in all of them.
+
+    Each is taken from the mean of its group, so that hard questions with long answers do not count.
+    """
+    groups: dict[int, list[tuple[int, float]]] = {}
+    for sample in samples:
+        if sample.reward is not None:
+            groups.setdefault(sample.group, []).append((len(sample.rollout.completion_ids), sample.reward))
+    lengths, rewards = [], []
+    for pairs in groups.values():
+        middle = [math.fsum(column) / len(pairs) for column in zip(*pairs, strict=True)]
+        lengths += [length - middle[0] for length, _ in pairs]
+        rewards += [reward - middle[1] for _, reward in pairs]
+    together = math.fsum(a * b for a, b in zip(lengths, rewards, strict=True))
+    apart = math.fsum(a * a for a in lengths) * math.fsum(b * b for b in rewards)
+    # What rounding leaves of rewards that are all the same is no variance.
+    return together / math.sqrt(apart) if apart > 1e-18 else None
 
 
 def sample_records(stage: str, step: int, samples: Sequence[Sample]) -> list[dict[str, Any]]:

@@ -1,19 +1,27 @@
-"""The alarm for over-optimisation: provoked, silent on healthy runs, and kept over a resume."""
+"""The learned reward held against accuracy: provoked, silent on healthy runs, careful with few questions."""
 
 import random
 
 import pytest
 
-from rlreason.stages.alarm import WINDOW, LearnedAlarm
+from rlreason.doctor import Doctor, Facts
+from rlreason.doctor.learning import LEARNED_APART, WINDOW
+
+Steps = list[tuple[float, float]]
 
 
-def warnings(steps: list[tuple[float, float]], *, prompts: int = 64) -> list[int]:
-    """The numbers, from 1, of the steps at which it goes off."""
-    alarm = LearnedAlarm()
-    return [number for number, step in enumerate(steps, 1) if alarm.step(*step, prompts=prompts)]
+def warnings(steps: Steps, *, prompts: int = 64) -> list[int]:
+    """The numbers, from 1, of the steps at which the rule holds."""
+    doctor = Doctor(Facts(groups=prompts, learned=True), rules=())
+    held = []
+    for number, (learned, accuracy) in enumerate(steps, 1):
+        doctor.step({"step": number, "reward/learned": learned, "accuracy": accuracy})
+        if LEARNED_APART.holds(doctor.history):
+            held.append(number)
+    return held
 
 
-def noisy(learned: list[float], accuracy: list[float], seed: int) -> list[tuple[float, float]]:
+def noisy(learned: list[float], accuracy: list[float], seed: int) -> Steps:
     draw = random.Random(seed)
     return [(r + draw.gauss(0, 0.1), a + draw.gauss(0, 0.03)) for r, a in zip(learned, accuracy, strict=True)]
 
@@ -26,8 +34,12 @@ def test_it_goes_off_where_the_learned_reward_rises_and_accuracy_falls() -> None
 
 
 def test_it_says_what_it_saw() -> None:
-    alarm = LearnedAlarm([[0.0, 0.5]] * WINDOW + [[1.0, 0.2]] * (WINDOW - 1))
-    said = alarm.step(1.0, 0.2, prompts=64)
+    doctor = Doctor(Facts(groups=64, learned=True), rules=(LEARNED_APART,))
+    told = []
+    for number in range(1, 2 * WINDOW + 1):
+        learned, accuracy = (0.0, 0.5) if number <= WINDOW else (1.0, 0.2)
+        told += doctor.step({"step": number, "reward/learned": learned, "accuracy": accuracy})
+    (said,) = told
     assert "up by 1 and accuracy down by 30.0 points" in said
     assert "rewards.learned.weight" in said
 
@@ -60,7 +72,7 @@ def test_chance_falls_beside_a_rising_reward_rarely_set_it_off() -> None:
 
 
 def test_marks_that_are_no_shares_have_noise_too() -> None:
-    def steps(seed: int, fall: float) -> list[tuple[float, float]]:
+    def steps(seed: int, fall: float) -> Steps:
         draw = random.Random(seed)
         return [(n / 20, 5 + draw.gauss(0, 0.5) - fall * (n > 20)) for n in range(40)]
 
@@ -74,10 +86,18 @@ def test_few_questions_prove_nothing() -> None:
     assert not warnings(steps, prompts=2)
 
 
-def test_too_few_steps_and_missing_numbers_say_nothing() -> None:
-    alarm = LearnedAlarm()
-    for _ in range(2 * WINDOW - 1):
-        assert alarm.step(1.0, 0.0, prompts=64) == ""
-    assert alarm.step(None, 0.5, prompts=64) == ""
-    assert alarm.step(1.0, None, prompts=64) == ""
-    assert len(alarm.history) == 2 * WINDOW - 1
+def test_it_is_not_asked_where_accuracy_is_the_learned_reward() -> None:
+    doctor = Doctor(Facts(groups=64), rules=(LEARNED_APART,))
+    for number in range(1, 31):
+        line = {"step": number, "reward/learned": float(number > 15), "accuracy": float(number <= 15)}
+        assert doctor.step(line) == []
+    assert doctor.unjudged() == []
+
+
+def test_missing_numbers_say_nothing() -> None:
+    doctor = Doctor(Facts(groups=64, learned=True), rules=(LEARNED_APART,))
+    for number in range(1, 40):
+        gap = {"accuracy": None} if number % 2 else {"reward/learned": None}
+        doctor.step({"step": number, "reward/learned": 1.0, "accuracy": 0.5, **gap})
+    assert doctor.findings == []
+    assert doctor.history.windows("reward/learned", "accuracy", WINDOW).count == 0
