@@ -264,6 +264,7 @@ def _config_for(model: str, path: str | None, overrides: Sequence[str]) -> RunCo
 
 def _guarded(work: Callable[[], None]) -> int:
     """Run `work` and return the exit code; what is not meant for the user keeps its traceback."""
+    _let_idle_threads_sleep()
     try:
         work()
     except UserError as error:
@@ -271,6 +272,14 @@ def _guarded(work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE
+
+
+def _let_idle_threads_sleep() -> None:
+    """Let OpenMP's threads sleep, not spin, while they wait for each other. Read when torch is imported.
+
+    Beside another program, threads that spin take the core from the one they wait for: docs/benchmarks.md.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _no_telemetry() -> None:

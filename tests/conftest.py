@@ -8,4 +8,5 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     DO_NOT_TRACK="1",
     TOKENIZERS_PARALLELISM="false",
+    OMP_WAIT_POLICY="passive",
 )
