@@ -3,7 +3,7 @@
 import math
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import count as count_from
@@ -109,9 +109,16 @@ class Judge:
         self._special = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
     def outputs(
-        self, prompts: Sequence[Any], completions: Sequence[str], batch_size: int
+        self,
+        prompts: Sequence[Any],
+        completions: Sequence[str],
+        batch_size: int,
+        told: Callable[[int], None] | None = None,
     ) -> list[float | None]:
-        """Return the model's output for each conversation, None for one that is too long."""
+        """Return the model's output for each conversation, None for one that is too long.
+
+        `told` is called with the number of those that are done.
+        """
         with self.lock:  # tokenizers keep state during a call, and the padding is a setting of the model
             texts = [self.token_ids(*pair) for pair in zip(prompts, completions, strict=True)]
             # Similar lengths go together.
@@ -121,6 +128,8 @@ class Judge:
             for start in range(0, len(order), batch_size):
                 batch = order[start : start + batch_size]
                 found |= zip(batch, self._forward([texts[row] for row in batch]), strict=True)
+                if told is not None:
+                    told(len(found))
         return [found.get(row) for row in range(len(texts))]
 
     def token_ids(self, prompt: Any, completion: str) -> list[int]:

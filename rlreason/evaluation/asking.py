@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rewards import RubricScore
 from rlreason.policy.chat import RenderedPrompt, Renderer
-from rlreason.rollout import Engine, Request, Sampling
+from rlreason.rollout import Engine, Request, Sampling, Told
 from rlreason.scoring import Scorer
 from rlreason.types import Rollout
 
@@ -30,14 +30,18 @@ class Asker:
     scorer: Scorer
 
     def ask(
-        self, prompts: Sequence[RenderedPrompt], seeds: Sequence[Sequence[int]], sampling: Sampling
+        self,
+        prompts: Sequence[RenderedPrompt],
+        seeds: Sequence[Sequence[int]],
+        sampling: Sampling,
+        told: Told | None = None,
     ) -> list[list[Marked]]:
         """The completions of each prompt, one for each of its seeds, in their order.
 
         Raises UserError where a reward lacks a column or fails too often.
         """
         requests = [Request(prompt.ids, tuple(own)) for prompt, own in zip(prompts, seeds, strict=True)]
-        groups = self.engine.generate(requests, sampling)
+        groups = self.engine.generate(requests, sampling, told)
         asked = [(prompt, one) for prompt, group in zip(prompts, groups, strict=True) for one in group]
         texts = [self.renderer.decode(one.completion_ids, self.eos_ids) for _, one in asked]
         scores = self.scorer.score(

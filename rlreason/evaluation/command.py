@@ -67,4 +67,4 @@ def evaluate_saved(path: str, config: RunConfig, scorer: Scorer, data: TaskData,
         raise UserError(f"prompt.max_tokens={config.prompt.max_tokens}: no held-out question fits; raise it")
     check_context(policy.model, prompts, config.rollout.max_new_tokens)
     view.note(f"{path}: {len(prompts)} held-out questions ({too_long} too long), sampler {engine_name}")
-    return Evaluator(config, scorer, renderer, prompts).run(engine, policy.eos_ids)
+    return Evaluator(config, scorer, renderer, prompts).run(engine, policy.eos_ids, view.note)

@@ -1,6 +1,6 @@
 """Asking a policy the held-out questions and marking what it says."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from rlreason.config import RunConfig
 from rlreason.evaluation.asking import Asker, Marked
 from rlreason.evaluation.statistics import Answered, gain, summarize
 from rlreason.policy.chat import RenderedPrompt, Renderer
+from rlreason.report.progress import Progress
 from rlreason.rollout import Engine, sampling_of
 from rlreason.scoring import FORMAT, Scorer
 from rlreason.seeds import derive_seed
@@ -58,15 +59,21 @@ class Evaluator:
         self._prompts = list(prompts)
         self.questions = [prompt.example.question for prompt in self._prompts]
 
-    def run(self, engine: Engine, eos_ids: Sequence[int]) -> Evaluation:
-        """Ask all questions and mark the answers. Raises UserError where marking fails too often."""
+    def run(
+        self, engine: Engine, eos_ids: Sequence[int], note: Callable[[str], None] | None = None
+    ) -> Evaluation:
+        """Ask all questions and mark the answers; `note` is told how far that is, where it takes minutes.
+
+        Raises UserError where marking fails too often.
+        """
         settings = self._config.eval
         seeds = [
             [derive_seed("eval", q, k) for k in range(settings.samples)] for q in range(len(self._prompts))
         ]
         sampling = sampling_of(self._config.rollout, temperature=settings.temperature)
         asker = Asker(engine, self._renderer, eos_ids, self._scorer)
-        groups = asker.ask(self._prompts, seeds, sampling)
+        told = Progress(note, "answers", len(seeds) * settings.samples) if note else None
+        groups = asker.ask(self._prompts, seeds, sampling, told)
         answered = [[self._mark(one) for one in group] for group in groups]
         summary = summarize(answered, pass_at=settings.pass_at)
         return Evaluation(summary, self.questions, answered)

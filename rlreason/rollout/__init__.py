@@ -7,13 +7,13 @@ from rlreason.errors import UserError
 from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.model import Policy
 from rlreason.policy.precision import resolve_precision
-from rlreason.rollout.engine import Engine, Request, Sampling
+from rlreason.rollout.engine import Engine, Request, Sampling, Told
 from rlreason.rollout.families import unsupported
 from rlreason.rollout.native import NativeEngine
 from rlreason.rollout.probe import disagreement
 from rlreason.rollout.transformers_engine import TransformersEngine
 
-__all__ = ["Engine", "Request", "Sampling", "build_engine", "sampling_of"]
+__all__ = ["Engine", "Request", "Sampling", "Told", "build_engine", "sampling_of"]
 
 
 def sampling_of(config: RolloutConfig, *, temperature: float | None = None) -> Sampling:

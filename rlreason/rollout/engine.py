@@ -1,6 +1,6 @@
 """What every rollout engine offers, and the sampling parameters they all understand."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -26,12 +26,18 @@ class Request:
     seeds: tuple[int, ...]
 
 
+Told = Callable[[int], None]
+"""Called now and then with the number of completions that are done."""
+
+
 class Engine(Protocol):
     """Samples completions from the policy's current weights."""
 
     name: str
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Rollout]]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, told: Told | None = None
+    ) -> list[list[Rollout]]:
         """Return for each request its completions, in the order of its seeds."""
         ...
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rlreason.policy.adapter import causal_lm_of
 from rlreason.rollout.decoder import Decoder
-from rlreason.rollout.engine import Request, Sampling
+from rlreason.rollout.engine import Request, Sampling, Told
 from rlreason.rollout.families import describe
 from rlreason.rollout.sampler import sample_tokens
 from rlreason.types import FinishReason, Rollout
@@ -60,7 +60,9 @@ class NativeEngine:
         self.decoder.refresh()
 
     @torch.inference_mode()
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Rollout]]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, told: Told | None = None
+    ) -> list[list[Rollout]]:
         """Sample every request; see `Engine.generate`. Raises ValueError on an empty prompt."""
         if any(not request.prompt_ids for request in requests):
             raise ValueError("a prompt without tokens cannot be sampled")
@@ -70,14 +72,18 @@ class NativeEngine:
         if slots == 0:
             return [[] for _ in requests]
         batch = _Batch(self.decoder, slots, self.device)
+        finished = 0
         while True:
             batch.admit(waiting)
             if not batch.rows:
                 break
             for row in batch.step(sampling, self._eos_ids):
+                finished += 1
                 done[row.request][row.index] = Rollout(
                     row.prompt_ids, row.ids, row.logprobs, row.finish_reason
                 )
+            if told is not None:
+                told(finished)
         return [[rollout for rollout in group if rollout is not None] for group in done]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from rlreason.policy.adapter import causal_lm_of
-from rlreason.rollout.engine import Request, Sampling
+from rlreason.rollout.engine import Request, Sampling, Told
 from rlreason.rollout.sampler import sample_tokens
 from rlreason.types import Rollout
 
@@ -41,7 +41,9 @@ class TransformersEngine:
         """Nothing to do: it samples from the weights that train."""
 
     @torch.no_grad()
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Rollout]]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, told: Told | None = None
+    ) -> list[list[Rollout]]:
         """Sample every request; see `Engine.generate`."""
         flat = [
             (number, request.prompt_ids, seed)
@@ -57,6 +59,8 @@ class TransformersEngine:
                 rollouts = self._batch([row[1] for row in chunk], [row[2] for row in chunk], sampling)
                 for (number, _, _), rollout in zip(chunk, rollouts, strict=True):
                     done[number].append(rollout)
+                if told is not None:
+                    told(start + len(chunk))
         finally:
             self._model.train(was_training)
         return done

@@ -116,7 +116,7 @@ def _render(
 def evaluate(context: RunContext, setup: OnlineSetup, label: str) -> Evaluation:
     """Measure the policy as it is; keep the numbers and every completion under `label`."""
     context.view.note(f"evaluating on held-out questions ({label}) ...")
-    evaluation = setup.evaluator.run(setup.engine, setup.policy.eos_ids)
+    evaluation = setup.evaluator.run(setup.engine, setup.policy.eos_ids, context.view.note)
     context.save_evaluation(label, evaluation)
     if label != "after":
         setup.doctor.measured(setup.step, evaluation.summary)

@@ -8,6 +8,7 @@ from itertools import permutations
 from rlreason.evaluation.asking import Asker
 from rlreason.policy.chat import Renderer, render_all
 from rlreason.policy.model import Policy
+from rlreason.report.progress import Progress
 from rlreason.rollout import build_engine, sampling_of
 from rlreason.scoring import Scorer, rules_only
 from rlreason.seeds import derive_seed
@@ -62,7 +63,8 @@ def _ranked(context: RunContext, policy: Policy, examples: Sequence[Example], pa
     ]
     with Scorer(rules_only(config)) as scorer:
         asker = Asker(engine, renderer, policy.eos_ids, scorer)
-        groups = asker.ask(prompts, seeds, sampling_of(config.rollout))
+        told = Progress(context.view.note, f"completions of {part} questions", sum(map(len, seeds)))
+        groups = asker.ask(prompts, seeds, sampling_of(config.rollout), told)
         main = scorer.main
     found = []
     for prompt, group in zip(prompts, groups, strict=True):

@@ -6,7 +6,7 @@ uses it as a reward, and stage `ppo` starts its critic from it.
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
@@ -27,6 +27,7 @@ from rlreason.evaluation.preferences import Judged, best_of, preference_report
 from rlreason.policy.adapter import merged_state, with_adapter
 from rlreason.policy.model import Policy, switch_dropout_off
 from rlreason.policy.scalar import load_scalar_model
+from rlreason.report.progress import Progress
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
 from rlreason.stages.pairs import Ranked, rollout_pairs
@@ -269,13 +270,15 @@ def _fit(context: RunContext, policy: Policy, model: Any, rows: list[dict[str, A
 @torch.no_grad()
 def _measure(context: RunContext, judge: Judge, data: PairData) -> dict[str, Any]:
     """Score the held-out pairs, and best-of-n on sampled ones; show what came out."""
-    report = preference_report(_judged(judge, data.held_out), longer_is_better=_longer(judge, data.train))
+    view, pairs = context.view, data.held_out
+    sides = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
+    said = [(ranked.prompt, text) for ranked in data.ranked for text in ranked.texts]
+    scores = iter(_scores(judge, *zip(*sides, *said, strict=True), note=view.note))
+    judged = _judged(judge, pairs, [(next(scores), next(scores)) for _ in pairs])
+    report = preference_report(judged, longer_is_better=_longer(judge, data.train))
     if data.ranked:
-        said = [(ranked.prompt, text) for ranked in data.ranked for text in ranked.texts]
-        scores = iter(_scores(judge, *zip(*said, strict=True)))
         by_question = [[next(scores) for _ in ranked.texts] for ranked in data.ranked]
         report["best_of"] = best_of(by_question, [ranked.marks for ranked in data.ranked])
-    view = context.view
     low, high = (100 * bound for bound in report["ci95"])
     view.note(
         f"reward model: {report['accuracy']:.1%} [{low:.1f}, {high:.1f}] of {report['n']} held-out pairs are "
@@ -298,7 +301,9 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:+.2f}"
 
 
-def _scores(judge: Judge, prompts: Sequence[Any], texts: Sequence[str]) -> list[float]:
+def _scores(
+    judge: Judge, prompts: Sequence[Any], texts: Sequence[str], note: Callable[[str], None] | None = None
+) -> list[float]:
     """The model's outputs; what is too long for it has none, and comes last. What is said twice is read once.
 
     Raises UserError if one is no finite number.
@@ -306,7 +311,8 @@ def _scores(judge: Judge, prompts: Sequence[Any], texts: Sequence[str]) -> list[
     keys = [tuple(judge.token_ids(list(prompt), text)) for prompt, text in zip(prompts, texts, strict=True)]
     first = {key: place for place, key in reversed(list(enumerate(keys)))}
     places = list(first.values())
-    read = judge.outputs([list(prompts[p]) for p in places], [texts[p] for p in places], _BATCH)
+    told = Progress(note, "completions scored", len(places)) if note else None
+    read = judge.outputs([list(prompts[p]) for p in places], [texts[p] for p in places], _BATCH, told)
     by_key = dict(zip(first, read, strict=True))
     found = [by_key[key] for key in keys]
     if not all(score is None or isfinite(score) for score in found):
@@ -317,14 +323,12 @@ def _scores(judge: Judge, prompts: Sequence[Any], texts: Sequence[str]) -> list[
     return [float("-inf") if score is None else score for score in found]
 
 
-def _judged(judge: Judge, pairs: Sequence[Pair]) -> list[Judged]:
-    prompts = [pair.prompt for pair in pairs]
-    chosen = _scores(judge, prompts, [pair.chosen for pair in pairs])
-    rejected = _scores(judge, prompts, [pair.rejected for pair in pairs])
+def _judged(judge: Judge, pairs: Sequence[Pair], scores: Sequence[tuple[float, float]]) -> list[Judged]:
+    """Pairs with what was said of their sides, and how long these are."""
     groups = {key: number for number, key in enumerate(dict.fromkeys(pair.key for pair in pairs))}
     return [
-        Judged(groups[pair.key], a, b, *_lengths(judge, pair))
-        for pair, a, b in zip(pairs, chosen, rejected, strict=True)
+        Judged(groups[pair.key], *both, *_lengths(judge, pair))
+        for pair, both in zip(pairs, scores, strict=True)
     ]
 
 

@@ -11,7 +11,7 @@ from rlreason.config import RunConfig
 from rlreason.errors import UserError
 from rlreason.evaluation.evaluator import Evaluator
 from rlreason.policy.chat import Renderer, render_all
-from rlreason.rollout import Request, Sampling
+from rlreason.rollout import Request, Sampling, Told
 from rlreason.scoring import Scorer
 from rlreason.types import Example, Rollout
 
@@ -33,7 +33,9 @@ class ScriptedEngine:
         self._texts = texts
         self.asked: list[tuple[list[Request], Sampling]] = []
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Rollout]]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, told: Told | None = None
+    ) -> list[list[Rollout]]:
         self.asked.append((list(requests), sampling))
         groups = []
         for request, texts in zip(requests, self._texts, strict=True):

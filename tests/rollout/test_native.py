@@ -208,6 +208,15 @@ def test_gradients_of_the_policy_survive_sampling() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_it_tells_how_many_are_done() -> None:
+    told: list[int] = []
+    native(tiny_model("llama"), max_sequences=2, eos_ids=()).generate(
+        [Request([5, 6], (0, 1, 2))], Sampling(max_new_tokens=2), told.append
+    )
+    # Two slots and three completions of two tokens: nothing, two, two, three.
+    assert told == [0, 2, 2, 3]
+
+
 def test_nothing_to_sample_and_empty_prompts() -> None:
     engine = native(tiny_model("llama"))
     assert engine.generate([], Sampling(4)) == []

@@ -75,6 +75,14 @@ def test_a_model_without_native_path_with_prompts_of_different_lengths(slots: in
     assert [len(group) for group in groups] == [3, 1, 2]
 
 
+def test_it_tells_how_many_are_done() -> None:
+    told: list[int] = []
+    general(tiny_model("gpt2"), max_sequences=2).generate(
+        [Request([5, 6], (0, 1, 2))], Sampling(max_new_tokens=2), told.append
+    )
+    assert told == [2, 3]
+
+
 def test_every_one_of_several_end_tokens_ends_a_completion() -> None:
     model = tiny_model("gpt2")
     free = flat(general(model, eos_ids=()).generate(REQUESTS, Sampling(10)))

@@ -12,7 +12,7 @@ from tiny import EOS, tiny_model, tiny_tokenizer
 
 import rlreason.rollout
 from rlreason import cli
-from rlreason.rollout import Request, Sampling
+from rlreason.rollout import Request, Sampling, Told
 from rlreason.tasks import load_traces
 from rlreason.types import Rollout
 
@@ -39,7 +39,9 @@ class ScriptedEngine:
         self.seeds: list[int] = []
         self.sampling: Sampling | None = None
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[list[Rollout]]:
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling, told: Told | None = None
+    ) -> list[list[Rollout]]:
         self.sampling = sampling
         return [self._group(request) for request in requests]
 
