@@ -273,7 +273,8 @@ def _measure(context: RunContext, judge: Judge, data: PairData) -> dict[str, Any
     view, pairs = context.view, data.held_out
     sides = [(pair.prompt, text) for pair in pairs for text in (pair.chosen, pair.rejected)]
     said = [(ranked.prompt, text) for ranked in data.ranked for text in ranked.texts]
-    scores = iter(_scores(judge, *zip(*sides, *said, strict=True), note=view.note))
+    prompts, texts = zip(*sides, *said, strict=True)
+    scores = iter(_scores(judge, prompts, texts, view.note))
     judged = _judged(judge, pairs, [(next(scores), next(scores)) for _ in pairs])
     report = preference_report(judged, longer_is_better=_longer(judge, data.train))
     if data.ranked:
