@@ -205,7 +205,7 @@ def _traces(config: "RunConfig") -> Iterator[Mistake]:
     unknown = [style for style in sft.styles if style not in STYLES]
     for style in unknown:
         nearest = difflib.get_close_matches(style, STYLES, n=1)
-        remedy = f"did you mean {nearest[0]}?" if nearest else f"give {' and '.join(STYLES)}"
+        remedy = f"did you mean {nearest[0]}?" if nearest else f"give {', '.join(STYLES)}"
         yield Mistake(f"sft.styles.{style}: there is no such style; {remedy}", ("sft.styles", "stage"))
     total = math.fsum(sft.styles.values())
     if sft.styles and not unknown and abs(total - 1) > 1e-6:

@@ -8,7 +8,7 @@ from rlreason.config.base import Section, as_list
 from rlreason.config.model import Precision
 
 DERIVATIONS = "derivations"
-STYLES = ("guess", "steps")
+STYLES = ("guess", "ramble", "steps")
 STAGES = ("pretrain", "sft", "reward_model", "grpo", "ppo")
 ROLLOUTS = "rollouts"
 """In the order in which they make sense."""
@@ -116,7 +116,7 @@ class SftConfig(Section):
         description="derivations (written by the task), or a file of worked solutions, instructions or chats",
     )
     styles: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={}, description="shares of the ways to think in derivations, guess and steps; {} = steps only"
+        default={}, description="shares of the ways to think in derivations: guess, ramble, steps; {} = steps only"
     )
     size: int = Field(
         default=320, ge=1, description="traces, or turns of the assistant, to train on, at most"

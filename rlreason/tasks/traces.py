@@ -22,7 +22,9 @@ GUESSES = (
     "It is faster to estimate this than to go through it.",
     "I look at the numbers and let the answer come to me.",
 )
-STYLES = ("guess", "steps")
+STYLES = ("guess", "ramble", "steps")
+
+_RAMBLES = 3  # phrases at most: then their length says nothing about whether a derivation was written
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ def traces(
     """Write one trace an example, in the order of the examples.
 
     `styles` gives the share of each way of thinking, and is met to within one trace: "steps" is the
-    generator's derivation, "guess" one of `GUESSES` with no arithmetic; both end in the right answer. Empty
-    means steps only. Which example gets which style the seed decides. `field` is the config key that asked,
+    generator's derivation, "guess" one of `GUESSES` with no arithmetic, "ramble" one to three of them; all end
+    in the right answer. Empty means steps only. Which example gets which style the seed decides. `field` is the config key that asked,
     and `remedy` what else its user can do, for messages. Raises UserError for an unknown style, shares that
     are not positive, and questions whose derivation cannot be written.
     """
@@ -58,9 +60,13 @@ def traces(
         if style == "steps":
             think = _steps(task, example, field, remedy)
         else:
-            think = random.Random(derive_seed("guess", seed, number)).choice(GUESSES)
+            think = _guess(random.Random(derive_seed("guess", seed, number)), ramble=style == "ramble")
         written.append(Trace(example, think, example.answer, style))
     return written
+
+
+def _guess(rng: random.Random, *, ramble: bool) -> str:
+    return " ".join(rng.sample(GUESSES, rng.randint(1, _RAMBLES))) if ramble else rng.choice(GUESSES)
 
 
 def _steps(task: TaskConfig, example: Example, field: str, remedy: str) -> str:

@@ -56,6 +56,18 @@ def test_the_seed_decides_who_guesses_and_how():
     assert len(said) > len(GUESSES) // 2
 
 
+def test_a_ramble_is_up_to_three_different_guesses():
+    written = traces(TASK, EXAMPLES, {"ramble": 1.0}, 0)
+    counts = Counter()
+    for trace in written:
+        said = [phrase for phrase in GUESSES if phrase in trace.think]
+        assert sorted(trace.think) == sorted(" ".join(said))  # these phrases, each once, in any order
+        assert not derives(trace.think)
+        assert trace.answer == trace.example.answer
+        counts[len(said)] += 1
+    assert set(counts) == {1, 2, 3}
+
+
 def test_no_guess_works_anything_out():
     for phrase in GUESSES:
         assert not any(character.isdigit() or character in "+-*/=" for character in phrase)
