@@ -1,0 +1,54 @@
+// Numbers as people read them.
+
+const NONE = "–";
+const MINUS = "\u2212";
+
+function signed(text) {
+  return text.replace(/^-/, MINUS);
+}
+
+function percent(value, digits = 1) {
+  return value == null ? NONE : `${signed((100 * value).toFixed(digits))}%`;
+}
+
+function number(value) {
+  if (value == null) return NONE;
+  if (value === 0) return "0";
+  const size = Math.abs(value);
+  if (size < 1e-3 || size >= 1e6) return signed(value.toExponential(1));
+  if (Number.isInteger(value)) return signed(value.toLocaleString("en-US"));
+  return signed(value.toFixed(size < 0.1 ? 4 : size < 10 ? 3 : size < 1000 ? 1 : 0));
+}
+
+function short(value) {
+  return value == null ? NONE : signed(value.toFixed(2));
+}
+
+function plus(value, digits = 2) {
+  if (value == null) return NONE;
+  const text = signed(value.toFixed(digits));
+  return value > 0 ? `+${text}` : text;
+}
+
+function interval(bounds) {
+  return bounds ? `[${bounds.map((bound) => signed((100 * bound).toFixed(1))).join(", ")}]` : "";
+}
+
+function duration(seconds) {
+  if (seconds == null) return NONE;
+  if (seconds < 60) return `${number(Number(seconds.toFixed(1)))} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+function count(value, what) {
+  return `${value.toLocaleString("en-US")} ${what}${value === 1 ? "" : "s"}`;
+}
+
+const STAGE_TITLES = {
+  pretrain: "Pretraining", sft: "Cold start", reward_model: "Reward model", grpo: "GRPO", ppo: "PPO",
+};
+
+function stageTitle(name) {
+  return STAGE_TITLES[name] || name.replace(/_/g, " ").replace(/^best of/, "Best of").replace(/^before/, "Before");
+}
