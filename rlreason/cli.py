@@ -194,13 +194,16 @@ def main_report(argv: Sequence[str]) -> int:
     """Run `python -m rlreason report` with the arguments after the command; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m rlreason report",
-        description="Write one HTML file about one run, or about several side by side: it opens in a browser, "
-        "offline. A run that is still going on, or was stopped, is fine.",
+        description="Write one HTML file about one run, or about several side by side. It opens in a "
+        "browser, offline. A run that is still going on, or was stopped, is fine.",
         allow_abbrev=False,
     )
     parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run directory")
     parser.add_argument(
-        "--out", metavar="FILE", type=Path, help="RUN/report.html; for several runs report.html in this folder"
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="RUN/report.html; for several runs report.html in this folder",
     )
     try:
         arguments = parser.parse_args(argv)

@@ -5,6 +5,7 @@ around become visible characters. That it is never read as HTML is the page's bu
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from rewards import parse
@@ -23,7 +24,7 @@ THINK, ANSWER, PREFILL, REST, CUT = "think", "answer", "prefill", "rest", "cut"
 
 
 def pieces(text: str, prefill: str, spec: TagSpec) -> list[tuple[str, str]]:
-    """The completion in (role, text): joined, they are prefill and text, with the middle cut where it is long.
+    """The completion in (role, text). Joined, they are prefill and text, without the middle where it is long.
 
     `think` is the reasoning, also one that has no end; `answer` is the answer; `prefill` what the prompt had
     written already, outside of the reasoning; `rest` everything else; `cut` says what was left out.
@@ -36,7 +37,7 @@ def pieces(text: str, prefill: str, spec: TagSpec) -> list[tuple[str, str]]:
         cuts |= {start, end}
     found: list[tuple[str, str]] = []
     places = sorted(cuts)
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         if head <= start and end <= tail:
             if not found or found[-1][0] != CUT:
                 found.append((CUT, f"{tail - head:,}"))
@@ -59,7 +60,7 @@ def _ends(length: int) -> tuple[int, int]:
 
 
 def _spans(whole: str, prefill: str, spec: TagSpec) -> list[tuple[str, int, int]]:
-    """Where reasoning and answer stand. What they are is the parser's word; a reasoning without end is ours."""
+    """Where reasoning and answer stand. The parser says what they are; only reasoning without end is ours."""
     said = parse(whole, spec=spec)
     opened = whole.find(spec.think_open)
     behind = opened + len(spec.think_open)
@@ -100,7 +101,7 @@ def spec_of(config: Mapping[str, Any]) -> TagSpec:
 
 
 class Packed:
-    """The chosen completions of a run in columns for the page. A reason is stored once, however often given."""
+    """The chosen completions of a run, packed for the page. A reason is stored once, however often given."""
 
     def __init__(self, spec: TagSpec) -> None:
         self._spec = spec

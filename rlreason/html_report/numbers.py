@@ -12,9 +12,9 @@ _COUNTS = ("reward_failed/", "reward_abstained/", "failed", "abstained", "skippe
 def stages(lines: Sequence[Mapping[str, Any]], *, points: int) -> list[dict[str, Any]]:
     """The columns of each stage, in the order in which the stages ran.
 
-    A stage holds `name`, `planned` steps, `last` step, `x` (the step of each point), `series` (name to column)
-    and `bin`, the number of steps in a point: 1 unless there are more than `points`. Lines of the same step are
-    one: a later line adds to an earlier one, and what both have is the later one's.
+    A stage holds `name`, `planned` steps, `last` step, `x` (the step of each point), `series` (name to
+    column), `parts` (seconds of each part of a step) and `bin`, the number of steps in a point: 1 unless there
+    are more than `points`. Lines of the same step are one; what both have is the later one's.
     """
     by_stage: dict[str, dict[int, dict[str, Any]]] = {}
     for line in lines:
@@ -22,7 +22,9 @@ def stages(lines: Sequence[Mapping[str, Any]], *, points: int) -> list[dict[str,
         if isinstance(stage, str) and isinstance(step, int) and not isinstance(step, bool) and step >= 0:
             steps = by_stage.setdefault(stage, {})
             steps[step] = steps.get(step, {}) | dict(line)
-    return [_columns(name, [steps[step] for step in sorted(steps)], points) for name, steps in by_stage.items()]
+    return [
+        _columns(name, [steps[step] for step in sorted(steps)], points) for name, steps in by_stage.items()
+    ]
 
 
 def _columns(name: str, lines: Sequence[Mapping[str, Any]], points: int) -> dict[str, Any]:

@@ -42,7 +42,8 @@ def render(title: str, data: str, completions: Sequence[str]) -> str:
     style, library, script = _style(), _read("uplot/uPlot.iife.min.js"), _script()
     hashes = " ".join(_hash(text) for text in (library, script))
     policy = (
-        f"default-src 'none'; script-src {hashes}; style-src {_hash(style)}; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; script-src {hashes}; style-src {_hash(style)}; "
+        "base-uri 'none'; form-action 'none'"
     )
     blocks = "\n".join(
         f'<script type="application/json" id="completions-{number}">{block}</script>'
@@ -81,4 +82,9 @@ def _script() -> str:
 
 @cache
 def _read(name: str) -> str:
-    return files("rlreason.html_report").joinpath("static").joinpath(*name.split("/")).read_text(encoding="utf-8")
+    return (
+        files("rlreason.html_report")
+        .joinpath("static")
+        .joinpath(*name.split("/"))
+        .read_text(encoding="utf-8")
+    )

@@ -1,7 +1,7 @@
 """What a run has left behind, as the page shows it. Any part of it may be missing, or damaged at its end."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ _SUMMARY = ("accuracy", "n", "samples", "format", "accuracy_given_format", "deri
 def check_run(root: Path) -> None:
     """Raise UserError where `root` is no run directory."""
     if not root.is_dir():
-        raise UserError(f"RUN: {root}: there is no such folder; give a run directory, such as runs/quickstart")
+        raise UserError(
+            f"RUN: {root}: there is no such folder; give a run directory, such as runs/quickstart"
+        )
     if not (root / METRICS).is_file() and not (root / resume.CONFIG).is_file():
         raise UserError(
             f"RUN: {root}: is no run (it holds neither {METRICS} nor {resume.CONFIG}); give a run directory, "
@@ -51,15 +53,18 @@ def read_page(root: Path, *, name: str, points: int) -> dict[str, Any]:
     if damaged:
         remarks.append(f"{METRICS}: {damaged} lines are no JSON records and were left out")
     columns = stages(lines, points=points)
-    planned = config.get("stage")
+    named = config.get("stage")
+    planned = [harmless(stage) for stage in (named if isinstance(named, list) else [named]) if stage]
     return {
         "name": harmless(name),
-        "finished": _finished(root),
-        "planned": [str(one) for one in (planned if isinstance(planned, list) else [planned]) if one],
+        "finished": _finished(root, planned),
+        "planned": planned,
         "stages": columns,
         "online": next((stage["name"] for stage in reversed(columns) if stage["name"] in ONLINE), None),
         "headline": _headline(root),
-        "evaluations": _evaluations(root, [x for stage in columns if stage["name"] in ONLINE for x in stage["x"]]),
+        "evaluations": _evaluations(
+            root, [x for stage in columns if stage["name"] in ONLINE for x in stage["x"]]
+        ),
         "reward_model": _reward_model(root),
         "rewards": _rewards(config),
         "config": {harmless(key): harmless(value)[:200] for key, value in _flat(config).items()},
@@ -68,11 +73,14 @@ def read_page(root: Path, *, name: str, points: int) -> dict[str, Any]:
     }
 
 
-def _finished(root: Path) -> bool:
+def _finished(root: Path, planned: Sequence[str]) -> bool:
     try:
-        return resume.state_of(root) == "finished"
+        if resume.state_of(root) == "finished":
+            return True
     except UserError:  # no config, but metrics
         return False
+    # Without reinforcement learning nothing is measured before and after: the model is the end of the run.
+    return not any(stage in ONLINE for stage in planned) and (root / resume.MODEL).is_dir()
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -102,7 +110,8 @@ def _headline(root: Path) -> dict[str, Any]:
     before = result.get("before") or _json(root / "evaluations/before/completions.json").get("summary")
     after = result.get("after") or _json(root / "evaluations/after/completions.json").get("summary")
     gain, steps = result.get("gain"), result.get("steps")
-    value = finite(gain.get("value")) if isinstance(gain, Mapping) else None
+    gain = gain if isinstance(gain, Mapping) else {}
+    value = finite(gain.get("value"))
     table = [
         {
             "name": harmless(step.get("name", "")),
@@ -114,9 +123,13 @@ def _headline(root: Path) -> dict[str, Any]:
     ]
     if not table:  # a run that is still going on, or has no reinforcement learning
         named = {"pretrain": "pretrain", "sft": "sft", "before": "before"}
-        found = [(title, _summary(_json(root / f"evaluations/{label}/completions.json").get("summary")))
-                 for label, title in named.items()]
-        table = [{"name": title, "accuracy": one["accuracy"], "ci95": one["ci95"]} for title, one in found if one]
+        found = [
+            (title, _summary(_json(root / f"evaluations/{label}/completions.json").get("summary")))
+            for label, title in named.items()
+        ]
+        table = [
+            {"name": title, "accuracy": one["accuracy"], "ci95": one["ci95"]} for title, one in found if one
+        ]
     return {
         "before": _summary(before),
         "after": _summary(after),

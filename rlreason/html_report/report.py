@@ -91,7 +91,11 @@ def write_report(runs: Sequence[Path], path: Path) -> RunReport:
         pages.append(page)
         packed.append(embedded(_packed(root, sampled)))
         counts.append((sampled.kept, sampled.completions))
-    data = {"runs": pages, "differences": _differences([page.pop("config") for page in pages]), "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")}
+    data = {
+        "runs": pages,
+        "differences": _differences([page.pop("config") for page in pages]),
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
     title = ", ".join(page["name"] for page in pages)
     html = render(title, embedded(data), packed)
     try:
@@ -102,13 +106,17 @@ def write_report(runs: Sequence[Path], path: Path) -> RunReport:
         raise UserError(
             f"--out: {path} cannot be written: {said}; give another place with --out, or make room"
         ) from error
-    return RunReport(path, len(html.encode()), sum(kept for kept, _ in counts), sum(all_ for _, all_ in counts))
+    return RunReport(
+        path, len(html.encode()), sum(kept for kept, _ in counts), sum(all_ for _, all_ in counts)
+    )
 
 
 def _differences(configs: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str | None]]]:
     """The fields that are not the same in all runs, each with its values; where a run is kept is none."""
     keys = dict.fromkeys(key for config in configs for key in config)
-    found = ((key, [config.get(key) for config in configs]) for key in keys if key not in ("name", "output_dir"))
+    found = (
+        (key, [config.get(key) for config in configs]) for key in keys if key not in ("name", "output_dir")
+    )
     return [(key, values) for key, values in found if len(set(values)) > 1]
 
 

@@ -52,7 +52,7 @@ def sample(path: Path, *, room: int) -> Sampled:
     """Choose whole groups that take about `room` bytes in the page.
 
     All of them where they fit. Otherwise the same number of groups of each step, those of the lowest numbers;
-    where even one of each does not fit, one group of steps that are spread evenly, the first and the last step
+    where even one of each does not fit, one group of steps that are spread evenly, the first and the last
     always among them. A group of more than `LARGEST_GROUP` gives its first ones.
 
     Raises UserError where the file cannot be read. Lines that are no completion are counted and left out.

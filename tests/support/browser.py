@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through chromedriver by the WebDriver protocol. Nothing but the standard library."""
+"""A headless Chromium, driven through chromedriver by the WebDriver protocol, with the standard library."""
 
 import base64
 import json
@@ -13,7 +13,11 @@ from typing import Any, Self
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
-MISSING = "" if CHROMIUM and DRIVER else "chromium and chromedriver are not installed (Debian: chromium chromium-driver)"
+MISSING = (
+    ""
+    if CHROMIUM and DRIVER
+    else "chromium and chromedriver are not installed (Debian: chromium chromium-driver)"
+)
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 _SWITCHES = (
@@ -121,7 +125,11 @@ class Browser:
     def screen(self, width: int, height: int, *, dark: bool = False, phone: bool = False) -> None:
         """Look at the page in a window of that size, by a system that is set to light or dark."""
         self.devtools(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=phone
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=phone,
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.devtools("Emulation.setEmulatedMedia", features=[scheme])

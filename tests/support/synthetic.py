@@ -25,7 +25,7 @@ def synthetic_run(
     words: int = 0,
     lr: float = 1e-5,
 ) -> Path:
-    """Write a run of `steps` x `groups` x `group_size` completions; the samples go to the file as they are made.
+    """Write a run of `steps` x `groups` x `group_size` completions, each to the file as soon as it is made.
 
     `words` makes each completion that much longer. A run that is not finished has stopped at two thirds.
     """
@@ -89,7 +89,7 @@ def _completion(
     earned = float(right and formed)
     reason = f"{said} equals {gold}" if right else f"{said} is not {gold}"
     return {
-        "question": f"State the final answer to the following arithmetic problem: {' + '.join(map(str, numbers))} =",
+        "question": f"What is the result of this sum? {' + '.join(map(str, numbers))} =",
         "answer": str(gold),
         "prefill": "<think>\n",
         "text": text,
@@ -97,7 +97,11 @@ def _completion(
         "tokens": len(text) // 2,
         "reward": earned + 0.1 * formed,
         "scores": {
-            "accuracy": {"value": earned, "reason": reason if formed else "there is no answer", "failed": False},
+            "accuracy": {
+                "value": earned,
+                "reason": reason if formed else "there is no answer",
+                "failed": False,
+            },
             "think_format": {
                 "value": float(formed),
                 "reason": "all tags in place" if formed else "think_unclosed, answer_missing",
@@ -111,7 +115,15 @@ def _cold_start() -> Iterator[dict[str, Any]]:
     for step in range(9, 91, 9):
         clocks = {"total": 2.0 + step / 90, "left": 0.0}
         loss = 1.6 / (1 + step / 12)
-        yield {"stage": "sft", "step": step, "steps": 90, "loss": loss, "grad_norm": 2.5, "lr": 5e-5, "time": clocks}
+        yield {
+            "stage": "sft",
+            "step": step,
+            "steps": 90,
+            "loss": loss,
+            "grad_norm": 2.5,
+            "lr": 5e-5,
+            "time": clocks,
+        }
 
 
 def _with_clocks(line: dict[str, Any], seed: int) -> dict[str, Any]:

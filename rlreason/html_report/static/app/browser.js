@@ -141,14 +141,16 @@ function makeList(choose) {
 function row(completion, place, chosen, words, choose) {
   const end = endOf(completion);
   return h("div", { class: "row", role: "option", "aria-selected": String(chosen), style: { top: `${place * ROW}px` }, on: { click: () => choose(completion) } },
-    h("div", { class: "row-head" }, rewardTag(completion, completion.group.top), h("span", {}, `step ${completion.group.step.toLocaleString("en-US")} · ${completion.group.group}.${completion.place + 1}`), end && h("span", { class: "bad" }, end)),
+    h("div", { class: "row-head" }, rewardTag(completion, completion.group.top), h("span", {}, `step ${completion.group.step.toLocaleString("en-US")} · group ${completion.group.group}`), end && h("span", { class: "bad" }, end),
+      h("span", { class: "row-answer" }, partOf(completion, "answer").slice(0, 40))),
     h("div", { class: "row-text" }, highlighted(excerpt(completion, words), words)));
 }
 
-/** The beginning of a completion; with words searched for, the place where they stand. */
+/** The beginning of the reasoning; with words searched for, the place where they stand. */
 function excerpt(completion, words) {
-  const text = textOf(completion);
-  const at = words.trim() ? text.toLowerCase().indexOf(words.trim().toLowerCase()) : 0;
+  const wanted = words.trim().toLowerCase();
+  const text = (!wanted && partOf(completion, "think")) || textOf(completion);
+  const at = wanted ? text.toLowerCase().indexOf(wanted) : 0;
   const start = at > 40 ? at - 30 : 0;
   const cut = text.slice(start, start + 160).replace(/\s+/g, " ").trim();
   return (start ? "…" : "") + cut || "(empty)";

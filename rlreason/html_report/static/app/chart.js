@@ -1,7 +1,7 @@
 // One chart: a card with a title, the values under the cursor, and the curves of all runs.
 
 const charts = new Set();
-const CHART_HEIGHT = 148;
+const CHART_HEIGHT = matchMedia("(max-width: 640px)").matches ? 116 : 148;
 
 const visibleCharts = new IntersectionObserver((entries) => {
   for (const entry of entries) {
@@ -15,7 +15,7 @@ const resizedCharts = new ResizeObserver((entries) => {
   for (const { target, contentRect } of entries) {
     const { plot } = target.chart;
     if (plot && Math.abs(plot.width - contentRect.width) > 1 && contentRect.width > 40) {
-      plot.setSize({ width: contentRect.width, height: CHART_HEIGHT });
+      plot.setSize({ width: contentRect.width, height: heightOf(target.chart) });
     }
   }
 });
@@ -26,7 +26,7 @@ const resizedCharts = new ResizeObserver((entries) => {
  */
 function makeChart(options) {
   const values = h("div", { class: "chart-values" });
-  const body = h("div", { class: "chart-body" });
+  const body = h("div", { class: "chart-body", style: { height: `${heightOf({ options })}px` } });
   const card = h("figure", { class: "card chart", "data-chart": options.key },
     h("figcaption", {}, h("span", { class: "chart-title", title: options.help }, options.title),
       options.note && h("span", { class: "chart-note" }, options.note), values),
@@ -37,6 +37,10 @@ function makeChart(options) {
   visibleCharts.observe(body);
   resizedCharts.observe(body);
   return card;
+}
+
+function heightOf({ options }) {
+  return options.height || CHART_HEIGHT;
 }
 
 /** Forget the charts of cards that are no longer in the page. */
@@ -66,7 +70,7 @@ function align(lines) {
 
 /** The mean of each value and its neighbours, so that the eye sees where a noisy curve goes. */
 function smoothed(column) {
-  const reach = Math.max(1, Math.round(column.length / 50));
+  const reach = Math.max(1, Math.round(column.length / 40));
   return column.map((value, place) => {
     if (value == null) return null;
     let sum = 0, known = 0;
@@ -88,13 +92,13 @@ function draw(chart) {
   const { data, series, bands } = options.layers ? stack(options, x, lines) : curves(options, x, columns, lines);
   chart.plot = new uPlot({
     width: Math.max(body.clientWidth, 60),
-    height: CHART_HEIGHT,
-    padding: [10, 10, 0, 0],
+    height: heightOf(chart),
+    padding: [10, 6 + 3.5 * options.range[1].toLocaleString("en-US").length, 0, 0],
     legend: { show: false },
     cursor: { y: false, points: { size: 7, width: 2 }, drag: { x: false, y: false }, sync: { key: "steps", setSeries: false } },
     scales: { x: { time: false, range: () => wide(options.range) }, y: { range: (_, low, high) => span(options, low, high) } },
     axes: [axis({ space: 56, size: 26, values: (_, splits) => splits.map((s) => (Number.isInteger(s) ? s.toLocaleString("en-US") : "")) }),
-      axis({ space: 30, size: (_, labels) => 14 + 6.4 * Math.max(2, ...(labels || []).map((label) => label.length)),
+      axis({ space: 30, size: (_, labels) => Math.max(44, 14 + 6.4 * Math.max(...(labels || [""]).map((label) => label.length))),
         values: (_, splits) => ticks(options, splits) })],
     series, bands,
     hooks: { setLegend: [() => showValues(chart)], draw: [(plot) => markStep(plot)] },
@@ -124,14 +128,22 @@ function span(options, low, high) {
 /** Labels of one precision, as few digits as tell them apart. */
 function ticks(options, splits) {
   if (options.share) {
-    const digits = splits.length > 1 && splits[1] - splits[0] < 0.0099 ? 1 : 0;
+    const digits = digitsOf(splits.map((split) => 100 * split));
     return splits.map((split) => percent(split, digits));
   }
   const step = splits.length > 1 ? splits[1] - splits[0] : 1;
   const top = Math.max(...splits.map(Math.abs));
   if (top >= 1e5 || top < 1e-3) return splits.map((split) => (split === 0 ? "0" : signed(split.toExponential(step < top / 12 ? 1 : 0))));
-  const digits = Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)));
+  const digits = digitsOf(splits);
   return splits.map((split) => signed(split.toFixed(digits)));
+}
+
+/** The fewest digits behind the point with which all of the values are written as they are. */
+function digitsOf(values) {
+  const scale = Math.max(...values.map(Math.abs)) || 1;
+  let digits = 0;
+  while (digits < 6 && values.some((value) => Math.abs(Number(value.toFixed(digits)) - value) > 1e-6 * scale)) digits++;
+  return digits;
 }
 
 function axis(own) {
@@ -154,7 +166,7 @@ function curves(options, x, columns, lines) {
     }
     if (smooth) {
       data.push(y);
-      series.push({ stroke: `${stroke}4d`, width: 1, points: { show: false }, spanGaps: true });
+      series.push({ stroke: `${stroke}40`, width: 1, points: { show: false }, spanGaps: true });
     }
     data.push(smooth ? smoothed(y) : y);
     series.push({ stroke, width: 2, spanGaps: true, points: { show: Boolean(options.points) || x.length === 1, size: 6, fill: stroke } });

@@ -1,17 +1,19 @@
 // One completion: reasoning and answer set apart, and what each reward said of it.
 
-const ROLE_TITLES = { think: "Thinking", answer: "Answer", prefill: "Begun by the prompt" };
+const ROLE_TITLES = { think: "Thinking", answer: "Answer" };
 
 function completionText(completion, words) {
-  const blocks = [];
+  const blocks = h("div", { class: "pieces" });
   for (let i = 0; i < completion.pieces.length; i += 2) {
     const role = completion.pieces[i], text = completion.pieces[i + 1];
-    if (role === "cut") blocks.push(h("p", { class: "cut" }, `${text} characters are left out here`));
+    if (role === "cut") blocks.append(h("p", { class: "cut" }, `${text} characters are left out here`));
     else if (text.trim()) {
-      blocks.push(h("div", { class: `piece ${role}` }, ROLE_TITLES[role] && h("h5", {}, ROLE_TITLES[role]), h("pre", {}, highlighted(trimmed(text), words))));
+      blocks.append(h("div", { class: `piece ${role}` }, ROLE_TITLES[role] && h("h5", {}, ROLE_TITLES[role]), h("pre", {}, highlighted(trimmed(text), words)),
+        role === "prefill" && h("small", {}, "written by the prompt")));
     }
   }
-  return blocks.length ? blocks : h("p", { class: "cut" }, "The completion is empty.");
+  if (!blocks.firstChild) blocks.append(h("p", { class: "cut" }, "The completion is empty."));
+  return blocks;
 }
 
 function trimmed(text) {

@@ -100,6 +100,6 @@ function heldOut(evaluations, range) {
 /** What a reward counts for, where all runs agree on it. */
 function weighed(name) {
   const told = new Set(RUNS.map((run) => run.rewards[name]).filter(Boolean)
-    .map(({ weight, gate }) => `weight ${number(weight)}${gate ? `, if ${gate}` : ""}`));
+    .map(({ weight, gate }) => `weight ${weight}${gate ? `, if ${gate}` : ""}`));
   return told.size === 1 ? [...told][0] : RUNS.length === 1 && Object.keys(RUNS[0].rewards).length ? "weight 0" : null;
 }

@@ -25,7 +25,12 @@ function unpack(number) {
   return run.completions;
 }
 
-/** The text of a completion, for search and for the first line of a row. */
+/** The parts of a completion that have that role, joined. */
+function partOf(completion, role) {
+  return completion.pieces.filter((_, place) => place % 2 && completion.pieces[place - 1] === role).join(" ");
+}
+
+/** The text of a completion, for search. */
 function textOf(completion) {
   if (completion.text === undefined) {
     let text = "";

@@ -36,7 +36,8 @@ function interval(bounds) {
 
 function duration(seconds) {
   if (seconds == null) return NONE;
-  if (seconds < 60) return `${number(Number(seconds.toFixed(1)))} s`;
+  if (seconds < 60) return `${Number(seconds.toFixed(seconds < 10 ? 2 : 1))} s`;
+  if (seconds < 600) return `${Math.floor(seconds / 60)} min ${Math.floor(seconds % 60)} s`;
   const minutes = Math.round(seconds / 60);
   return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }

@@ -24,9 +24,9 @@ function status(run) {
 function figures(run) {
   const { before, after, gain } = run.headline;
   const cards = [];
-  const of = (one) => `${interval(one.ci95)} · ${count(one.n ?? 0, "question")}`;
-  if (before) cards.push(figure("Held-out accuracy before", percent(before.accuracy), of(before)));
-  if (after) cards.push(figure("after", percent(after.accuracy), of(after)));
+  const of = (one) => `${interval(one.ci95)} · ${count(one.n ?? 0, "held-out question")}`;
+  if (before) cards.push(figure("Accuracy before", percent(before.accuracy), of(before)));
+  if (after) cards.push(figure("Accuracy after", percent(after.accuracy), of(after)));
   if (gain) {
     const [low, high] = gain.ci95 || [null, null];
     const word = low > 0 ? "good" : high < 0 ? "bad" : "";
@@ -86,7 +86,7 @@ function compared() {
   const head = ["Run", "Held-out accuracy", "before", "after", "gain", "95% interval", "step", "warnings"];
   const numeric = (place) => place > 1;
   return h("div", { class: "card scroll" }, h("table", { class: "compared" },
-    h("thead", {}, h("tr", {}, head.map((text, place) => h("th", { scope: "col", class: numeric(place) ? "num" : "" }, text)))),
+    h("thead", {}, h("tr", {}, head.map((text, place) => h("th", { scope: "col", class: numeric(place) ? "num" : place ? "wide" : "" }, text)))),
     h("tbody", {}, RUNS.map((run, place) => {
       const { before, after, gain } = run.headline;
       const last = after || before;

@@ -11,9 +11,9 @@ function startTime() {
   }
   const longest = Math.max(...runs.map(({ run }) => spent(run)));
   replace(section, heading("Where the time went", "Writing, saving and evaluating are not counted"),
-    h("div", { class: "card" }, runs.map(({ run, place }) => timeBar(run, place, longest)),
+    h("div", { class: "halves" }, h("div", { class: "card" }, runs.map(({ run, place }) => timeBar(run, place, longest)),
       runs.length === 1 ? timeTable(runs[0].run) : timeLegend(runs)),
-    runs.length === 1 && RUNS.length === 1 ? timeChart(runs[0].run) : null);
+    RUNS.length === 1 ? timeChart(runs[0].run) : null));
 }
 
 /** Seconds of a stage's steps. A trainer that logs every few steps gives the mean of these. */
@@ -73,8 +73,8 @@ function timeChart(run) {
   const names = PARTS.filter((name) => stage?.parts[name]);
   if (names.length < 2) return null;
   const parts = Object.fromEntries(names.map((name) => [name, stage.series[`time/${name}`]]));
-  return h("div", { class: "charts one" }, makeChart({
+  return makeChart({
     key: "time", title: "Seconds of a step", help: "Stacked by part", range: [stage.x[0], stage.x[stage.x.length - 1]], selects: true, format: duration,
-    layers: names.map((name) => ({ name, colour: `--part-${PARTS.indexOf(name)}` })), lines: [{ run: 0, x: stage.x, parts }],
-  }));
+    layers: names.map((name) => ({ name, colour: `--part-${PARTS.indexOf(name)}` })), lines: [{ run: 0, x: stage.x, parts }], height: 230,
+  });
 }
