@@ -13,8 +13,8 @@ def stages(lines: Sequence[Mapping[str, Any]], *, points: int) -> list[dict[str,
     """The columns of each stage, in the order in which the stages ran.
 
     A stage holds `name`, `planned` steps, `last` step, `x` (the step of each point), `series` (name to
-    column), `parts` (seconds of each part of a step) and `bin`, the number of steps in a point: 1 unless there
-    are more than `points`. Lines of the same step are one; what both have is the later one's.
+    column), `parts` (seconds of each part of a step) and `bin`, the number of steps in a point: 1 unless
+    there are more than `points`. Lines of the same step are one; what both have is the later one's.
     """
     by_stage: dict[str, dict[int, dict[str, Any]]] = {}
     for line in lines:

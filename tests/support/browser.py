@@ -113,11 +113,20 @@ class Browser:
         """What was logged since the last call: "browser" (the console) or "performance" (the network)."""
         return list(self._call("POST", "/se/log", {"type": kind}))
 
-    def requests(self) -> list[str]:
-        """The addresses of all requests since the last call, the page's own among them."""
+    def requests(self) -> dict[str, str]:
+        """The addresses of all requests since the last call, the page's own among them.
+
+        Each with the reason for which the browser itself has refused it, such as "csp"; "" if it has not.
+        """
         events = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
-        sent = [event for event in events if event["method"] == "Network.requestWillBeSent"]
-        return [str(event["params"]["request"]["url"]) for event in sent]
+        asked, refused = {}, {}
+        for event in events:
+            what = event["params"]
+            if event["method"] == "Network.requestWillBeSent":
+                asked[what["requestId"]] = str(what["request"]["url"])
+            elif event["method"] == "Network.loadingFailed":
+                refused[what["requestId"]] = str(what.get("blockedReason", ""))
+        return {url: refused.get(number, "") for number, url in asked.items()}
 
     def devtools(self, command: str, **parameters: Any) -> Any:
         return self._call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})

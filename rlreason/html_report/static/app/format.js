@@ -7,8 +7,15 @@ function signed(text) {
   return text.replace(/^-/, MINUS);
 }
 
+/** As Python rounds, a half to the even digit: the page says what the run has printed. */
+function fixed(value, digits) {
+  const scaled = value * 10 ** digits;
+  const half = Math.abs(scaled % 1) === 0.5;
+  return (half ? (2 * Math.round(scaled / 2)) / 10 ** digits : value).toFixed(digits);
+}
+
 function percent(value, digits = 1) {
-  return value == null ? NONE : `${signed((100 * value).toFixed(digits))}%`;
+  return value == null ? NONE : `${signed(fixed(100 * value, digits))}%`;
 }
 
 function number(value) {
@@ -26,12 +33,12 @@ function short(value) {
 
 function plus(value, digits = 2) {
   if (value == null) return NONE;
-  const text = signed(value.toFixed(digits));
+  const text = signed(fixed(value, digits));
   return value > 0 ? `+${text}` : text;
 }
 
 function interval(bounds) {
-  return bounds ? `[${bounds.map((bound) => signed((100 * bound).toFixed(1))).join(", ")}]` : "";
+  return bounds ? `[${bounds.map((bound) => signed(fixed(100 * bound, 1))).join(", ")}]` : "";
 }
 
 function duration(seconds) {

@@ -39,6 +39,9 @@ function figures(run) {
       figure("by length alone", percent(model.length_accuracy), count(model.n ?? 0, "held-out pair")),
       figure("Calibration error", number(model.calibration_error), ""));
   }
+  if (!cards.length) {
+    for (const row of run.headline.table) cards.push(figure(`Accuracy after ${stageTitle(row.name).toLowerCase()}`, percent(row.accuracy), interval(row.ci95)));
+  }
   if (!cards.length) return h("p", { class: "empty" }, "No evaluation on held-out questions is there yet.");
   return h("div", { class: "figures" }, cards);
 }
