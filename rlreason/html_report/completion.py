@@ -10,7 +10,6 @@ from typing import Any
 
 from rewards import parse
 from rewards.spec import SPECS, TagSpec
-from rlreason.html_report.embed import embedded
 from rlreason.html_report.numbers import rounded
 from rlreason.report.text import harmless
 
@@ -81,16 +80,24 @@ def room_for(record: Mapping[str, Any], *, first: bool) -> int:
     """Bytes that a completion takes in the page, about. The `first` of a group brings the question along."""
     whole = f"{record.get('prefill') or ''}{record['text']}"
     head, tail = _ends(len(whole))
-    room = _NUMBERS + 40 + len(embedded(whole[:head])) + len(embedded(whole[tail:]))
+    room = _NUMBERS + 40 + _bytes(whole[:head]) + _bytes(whole[tail:])
     scores = record.get("scores")
     if isinstance(scores, Mapping):
         for said in scores.values():
             reason = said.get("reason") if isinstance(said, Mapping) else None
             room += 16 + min(len(str(reason or "")), LONGEST_REASON)
     if first:
-        room += _NUMBERS + len(embedded(str(record.get("question"))[:LONGEST_QUESTION]))
-        room += len(embedded(str(record.get("answer"))[:LONGEST_ANSWER]))
+        room += _NUMBERS + _bytes(str(record.get("question"))[:LONGEST_QUESTION])
+        room += _bytes(str(record.get("answer"))[:LONGEST_ANSWER])
     return room
+
+
+def _bytes(text: str) -> int:
+    """What a text takes once it is embedded. Counted, not tried: this is asked of every completion of a run."""
+    escaped = 5 * (text.count("<") + text.count(">") + text.count("&"))
+    return (
+        len(text.encode(errors="replace")) + escaped + text.count("\n") + text.count('"') + text.count("\\")
+    )
 
 
 def spec_of(config: Mapping[str, Any]) -> TagSpec:

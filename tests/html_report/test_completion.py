@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.spec import SPECS, TagSpec
-from rlreason.html_report.completion import LONGEST_REASON, LONGEST_TEXT, Packed, pieces
+from rlreason.html_report.completion import LONGEST_REASON, LONGEST_TEXT, Packed, pieces, room_for
+from rlreason.html_report.embed import embedded
 
 USUAL = SPECS["think_answer"]
 
@@ -112,3 +113,12 @@ def test_a_record_with_nothing_but_a_text_is_fine() -> None:
     packed = Packed(USUAL)
     packed.add(1, 0, [{"text": "x", "scores": {"a": "nonsense"}, "reward": "much", "tokens": None}])
     assert packed.record()["groups"] == [[1, 0, "", "", [[None, None, None, "", ["rest", "x"], []]], None]]
+
+
+def test_the_room_is_what_the_completion_takes() -> None:
+    text = '<think>\n"é" & so on\n</think>\n<answer>\\frac{1}{2}</answer>' * 20
+    record = {"text": text, "question": "<b>?", "answer": "3", "reward": 1.0, "advantage": 0.5, "tokens": 300}
+    packed = Packed(USUAL)
+    packed.add(1, 0, [record])
+    taken = len(embedded(packed.record()["groups"]).encode())
+    assert taken <= room_for(record, first=True) <= 1.2 * taken

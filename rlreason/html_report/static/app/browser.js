@@ -48,6 +48,7 @@ function startBrowser() {
   replace(section, heading("Completions", null, runs), tell, filters.element, total, h("div", { class: "browser" }, list.element, pane));
   onChange("step", followStep);
   chooseRun(browser.run);
+  section.dataset.readyAt = String(Math.round(performance.now()));
   section.dataset.ready = "true";
 }
 
