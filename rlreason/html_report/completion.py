@@ -93,11 +93,10 @@ def room_for(record: Mapping[str, Any], *, first: bool) -> int:
 
 
 def _bytes(text: str) -> int:
-    """What a text takes once it is embedded. Counted, not tried: this is asked of every completion of a run."""
+    """What a text takes once it is embedded. Counted, not tried: every completion of a run is asked."""
     escaped = 5 * (text.count("<") + text.count(">") + text.count("&"))
-    return (
-        len(text.encode(errors="replace")) + escaped + text.count("\n") + text.count('"') + text.count("\\")
-    )
+    doubled = text.count("\n") + text.count('"') + text.count("\\")
+    return len(text.encode(errors="replace")) + escaped + doubled
 
 
 def spec_of(config: Mapping[str, Any]) -> TagSpec:

@@ -1,6 +1,7 @@
 """The report in a real browser: opened from the disk, clicked through, with nothing sent and nothing run."""
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from browser import MISSING, Browser
 from synthetic import synthetic_run
 
-from rlreason.html_report import report_command
+from rlreason.html_report import report, report_command
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
@@ -215,6 +216,27 @@ def test_several_runs_share_the_charts(browser: Browser, run: Path, tmp_path: Pa
     browser.wait(f"{values} === 1")
     pick(browser, "#completions .tools select", "1")
     assert browser.text(".found") == "72 completions"
+    silent(browser)
+
+
+def test_a_sample_says_by_which_rule_it_was_drawn(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = synthetic_run(tmp_path / "run", steps=40, groups=4, group_size=4)
+    said = []
+    for room in (
+        60_000,
+        6_000,
+    ):  # a group takes some 1,200 bytes: one of each of 40 steps, then of fewer steps
+        monkeypatch.setattr(report, "ROOM", room)
+        report_command([root], None)
+        opened(browser, root / "report.html")
+        said.append(browser.text(".rule"))
+    assert "A sample: 160 of 640 completions, the first group of every step, each group whole." in said[0]
+    assert re.search(
+        r"A sample: \d+ of 640 completions, the first group of [2-9] of 40 steps, spread evenly", said[1]
+    )
+    assert "The middle of a text is left out beyond 6,000 characters." in said[1]
     silent(browser)
 
 

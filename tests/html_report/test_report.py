@@ -94,6 +94,17 @@ def test_text_of_a_run_cannot_leave_its_place(finished: Path, tmp_path: Path) ->
     assert group[4][0][4][1].startswith("</script><script>alert(1)</script>")
 
 
+def test_a_completion_of_ten_megabytes_makes_no_large_page(finished: Path, tmp_path: Path) -> None:
+    root = tmp_path / "run"
+    shutil.copytree(finished, root)
+    with (root / "samples.jsonl").open("a") as file:
+        record = {"stage": "grpo", "step": 12, "group": 5, "text": "<" * 10_000_000, "scores": {}}
+        file.write(json.dumps(record) + "\n")
+    written = report_command([root], None)
+    assert (written.shown, written.completions) == (97, 97)
+    assert written.size < 300_000
+
+
 def test_a_run_that_goes_on_has_no_result_yet(tmp_path: Path) -> None:
     root = synthetic_run(tmp_path / "run", steps=12, groups=2, group_size=2, finished=False)
     with (root / "metrics.jsonl").open("a") as file:

@@ -48,7 +48,7 @@ function startBrowser() {
   replace(section, heading("Completions", null, runs), tell, filters.element, total, h("div", { class: "browser" }, list.element, pane));
   onChange("step", followStep);
   chooseRun(browser.run);
-  section.dataset.readyAt = String(Math.round(performance.now()));
+  performance.mark("completions");
   section.dataset.ready = "true";
 }
 
@@ -74,7 +74,8 @@ function ruleOf(sample) {
       ? `A sample: ${all(sample.kept)} of ${all(sample.completions)} completions, ${groups} of every step, each group whole.`
       : `A sample: ${all(sample.kept)} of ${all(sample.completions)} completions, ${groups} of ${all(sample.shown_steps)} of ${all(sample.steps)} steps, spread evenly, the first and the last among them; each group whole.`);
   }
-  parts.push(`Of groups with more than ${sample.largest_group} completions the first ${sample.largest_group} are shown. The middle of a text is left out beyond ${all(sample.longest_text)} characters.`);
+  if (sample.kept < sample.completions) parts.push(`Of a group with more than ${sample.largest_group} completions the first ${sample.largest_group} are shown.`);
+  parts.push(`The middle of a text is left out beyond ${all(sample.longest_text)} characters.`);
   if (sample.unreadable) parts.push(`${count(sample.unreadable, "line")} of samples.jsonl could not be read.`);
   return parts.join(" ");
 }

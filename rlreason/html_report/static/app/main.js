@@ -23,6 +23,7 @@ function startSelection() {
 
 startTheme(redrawCharts);
 startSummary();
+performance.mark("headline");
 startFindings();
 startCurves();
 startTime();
