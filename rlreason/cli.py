@@ -24,6 +24,7 @@ usage: python -m rlreason COMMAND ...
                                                       measure a model or run as CONFIG says
   rescore RUN --config CONFIG [key.sub=value ...]     apply other rewards to a run's completions
   doctor RUN                                          say in words what is wrong with a run
+  report RUN [RUN ...] [--out FILE]                   write an HTML page to look at runs in a browser
   traces CONFIG --out FILE [--model MODEL_OR_RUN] [key.sub=value ...]
                                                       write solutions for stage sft to imitate
   fields                                              list every field of a config
@@ -189,6 +190,34 @@ def main_doctor(argv: Sequence[str]) -> int:
     return _guarded(examine_run) or (FOUND if any(found) else DONE)
 
 
+def main_report(argv: Sequence[str]) -> int:
+    """Run `python -m rlreason report` with the arguments after the command; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m rlreason report",
+        description="Write one HTML file about one run, or about several side by side. It opens in a "
+        "browser, offline. A run that is still going on, or was stopped, is fine.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="run directory")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help="RUN/report.html; for several runs report.html in this folder",
+    )
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as stop:  # argparse has printed its help or what is wrong
+        return int(stop.code or DONE)
+
+    def write() -> None:
+        from rlreason.html_report import report_command
+
+        _print(f"report: {report_command(arguments.runs, arguments.out).text()}\n")
+
+    return _guarded(write)
+
+
 def main_traces(argv: Sequence[str]) -> int:
     """Run `python -m rlreason traces` with the arguments after the command; return the exit code."""
     parser = argparse.ArgumentParser(
@@ -312,6 +341,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "check": main_check,
     "rescore": main_rescore,
     "doctor": main_doctor,
+    "report": main_report,
     "traces": main_traces,
     "fields": lambda argv: _print(field_table()),
     "schema": lambda argv: _print_schema(),

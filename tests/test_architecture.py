@@ -102,6 +102,20 @@ def test_the_doctor_reads_files_and_numbers_and_knows_no_other_room() -> None:
     assert not [(f, n) for f, n in arrows("rlreason/doctor") if any(within(n, h) for h in heavy)]
 
 
+def test_the_html_report_reads_what_a_run_has_left_and_nothing_else() -> None:
+    rooms = ("html_report", "doctor", "runs", "report", "errors")
+    allowed = [f"rlreason.{name}" for name in rooms] + ["rewards.spec", "rewards.parse"]
+    ours = {
+        (f, name)
+        for f, name in arrows("rlreason/html_report")
+        if name.split(".")[0] in ("rlreason", "rewards")
+    }
+    bare = ("rlreason", "rewards")
+    assert not [(f, n) for f, n in ours if n not in bare and not any(within(n, a) for a in allowed)]
+    heavy = ("torch", "transformers", "trl", "numpy")
+    assert not [(f, n) for f, n in arrows("rlreason/html_report") if any(within(n, h) for h in heavy)]
+
+
 def test_the_front_door_opens_without_torch() -> None:
     code = "import sys; import rewards, rlreason.config, rlreason.cli; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0

@@ -7,6 +7,7 @@
     checkpoints/step-000040/  what resuming needs; the name carries the step reached
     checkpoints/sft/          the model after an earlier stage (pretrain, sft), or of stage reward_model
     model/                    the final model
+    report.html               what a person looks at, made from all of the above (see html_report)
 
 Nothing in it is ever half-written (see atomic.py), and one process writes to it at a time (lock.py).
 """
@@ -26,8 +27,9 @@ from rlreason.runs.lock import DirectoryLock
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 CHECKPOINTS = "checkpoints"
+REPORT = "report.html"
 
-_FILES = {resume.CONFIG, resume.EVAL, METRICS, SAMPLES, CHECKPOINTS}
+_FILES = {resume.CONFIG, resume.EVAL, METRICS, SAMPLES, CHECKPOINTS, REPORT}
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _STEP = re.compile(r"step-(\d{6,})")
 

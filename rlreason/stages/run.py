@@ -11,11 +11,13 @@ from typing import Any
 from rich.console import Console
 
 from rlreason.config import RunConfig, dump
+from rlreason.errors import UserError
 from rlreason.evaluation.evaluator import Evaluation
 from rlreason.evaluation.statistics import Answered
 from rlreason.evaluation.steps import Step, step_table
 from rlreason.report.terminal import View
 from rlreason.runs import RunDirectory
+from rlreason.runs.directory import METRICS, REPORT
 from rlreason.scoring import Scorer, readable, reward_model_path, without_own_model
 from rlreason.stages.context import RunContext
 from rlreason.tasks import TaskData, load_tasks
@@ -55,6 +57,10 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
             view.close()
             if accelerator.is_main_process:
                 print(_how_to_go_on(directory), file=sys.stderr)
+            raise
+        except UserError:  # a run that stops itself is the one that people look at
+            if (root / METRICS).is_file():
+                view.note(f"report: {_report(context)}")
             raise
 
 
@@ -134,6 +140,7 @@ def _publish(context: RunContext) -> None:
 
     context.run.save_directory("model", copy)
     context.view.note(f"model: {context.run.root / 'model'}")
+    context.view.note(f"report: {_report(context)}")
 
 
 def _verdict(context: RunContext) -> None:
@@ -147,7 +154,7 @@ def _verdict(context: RunContext) -> None:
         {"before": before.summary, "after": after.summary, "gain": gain, "steps": [s.record() for s in steps]}
     )
     stage = context.config.online_stage.upper()
-    lines = [*step_table(steps), "", *_changes(context, before, after)]
+    lines = [*step_table(steps), "", *_changes(context, before, after), *_places(context)]
     context.view.final(before.summary, after.summary, gain, lines, stage=stage)
 
 
@@ -188,7 +195,33 @@ def _changes(context: RunContext, before: Evaluation, after: Evaluation) -> list
         lines += ["", f"the first question that turned from wrong to right: {question}"]
         for label, answered in (("before", old), ("after", new)):
             lines += [f"  {label:<7}| {line}" for line in answered.text.strip().splitlines()[:_SHOWN_LINES]]
-    return [*lines, "", f"model    {context.run.root / 'model'}", f"run      {context.run.root}", ""]
+    return [*lines, ""]
+
+
+def _places(context: RunContext) -> list[str]:
+    """Where everything is, for the last lines of a run."""
+    root = context.run.root
+    return [f"model    {root / 'model'}", f"run      {root}", f"report   {_report(context)}", ""]
+
+
+def _report(context: RunContext) -> str:
+    """Write `report.html` into the run directory; say where it is, or why there is none.
+
+    The run is over and saved by now. Nothing that goes wrong here may make it look as if it had failed: hence
+    the one wide `except` of this file.
+    """
+    if not context.accelerator.is_main_process:
+        return "written by the first process"
+    root = context.run.root
+    try:
+        from rlreason.html_report import write_report
+
+        return write_report([root], root / REPORT).text()
+    except Exception as error:
+        said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return (
+            f"could not be written: {said}. The run is saved; to try again: python -m rlreason report {root}"
+        )
 
 
 def _learned(old: Answered, new: Answered) -> bool:
