@@ -45,6 +45,8 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
     check_new_model(config)
     check_sources(config, data.held_out, reward_model_done=reward_model_path(config).is_dir())
     with _open(root, config, accelerator) as directory, _view(accelerator) as view:
+        for what in directory.damaged:
+            view.note(what)
         view.note(_counts(data))
         if left_out:
             view.note(left_out)
