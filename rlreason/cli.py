@@ -5,9 +5,12 @@ import difflib
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 from rlreason.config import RunConfig, field_table, help_text, json_schema, load
 from rlreason.errors import UserError
@@ -263,7 +266,13 @@ def _config_for(model: str, path: str | None, overrides: Sequence[str]) -> RunCo
 
 
 def _guarded(work: Callable[[], None]) -> int:
-    """Run `work` and return the exit code; what is not meant for the user keeps its traceback."""
+    """Run `work` and return the exit code; what is not meant for the user keeps its traceback.
+
+    SIGTERM ends it as Ctrl-C does, so that what is half-written is removed; a stage that trains has handlers
+    of its own, which finish its step first.
+    """
+    with suppress(ValueError):  # outside the main thread no signal is ever delivered
+        signal.signal(signal.SIGTERM, _terminated)
     try:
         work()
     except UserError as error:
@@ -271,6 +280,10 @@ def _guarded(work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt("SIGTERM")
 
 
 def _no_telemetry() -> None:

@@ -211,7 +211,9 @@ def _sync_tree(folder: Path) -> None:
 def set_aside(path: Path) -> Path:
     """Give a damaged folder another name beside its own, and return that: it may be the only copy."""
     number = 1
-    while os.path.lexists(aside := path.with_name(f"{DAMAGED}{path.name}{f'-{number}' if number > 1 else ''}")):
+    while os.path.lexists(
+        aside := path.with_name(f"{DAMAGED}{path.name}{f'-{number}' if number > 1 else ''}")
+    ):
         number += 1
     with explained(path):
         os.replace(path, aside)

@@ -56,7 +56,7 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
         except KeyboardInterrupt:
             view.close()
             if accelerator.is_main_process:
-                print(_how_to_go_on(directory), file=sys.stderr)
+                print(_how_to_go_on(directory, config), file=sys.stderr)
             raise
 
 
@@ -204,9 +204,20 @@ def _counts(data: TaskData) -> str:
     return f"questions: {', '.join(counts)}"
 
 
-def _how_to_go_on(directory: RunDirectory) -> str:
-    saved = directory.latest_checkpoint()
-    place = f"after step {saved[0]}" if saved else "from the start of the stage"
+def _how_to_go_on(directory: RunDirectory, config: RunConfig) -> str:
+    place = _place(directory, config)
     return (
         f"stopped; nothing saved is lost. To go on {place}: python train.py {directory.root / 'config.yaml'}"
     )
+
+
+def _place(directory: RunDirectory, config: RunConfig) -> str:
+    """Where the same command will go on: the newest that is saved, of the last stage that has begun."""
+    for stage in reversed(config.stages):
+        online = stage in ("grpo", "ppo")
+        saved = directory.latest_checkpoint(None if online else stage)
+        if saved:
+            return f"after step {saved[0]} of {stage}"
+        if not online and directory.saved_directory(f"checkpoints/{stage}"):
+            return f"after {stage}"
+    return f"from the start of {config.stages[0]}"
