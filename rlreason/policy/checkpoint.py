@@ -53,7 +53,7 @@ def save_training_state(
 def _save_moments(
     folder: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> dict[str, float]:
-    """Write what AdamW holds; return its steps by parameter, 0 where it holds nothing for want of a gradient."""
+    """Write what AdamW holds; return its steps by parameter, 0 for one that has had no gradient."""
     names = {id(parameter): name for name, parameter in parameters.items()}
     moments: dict[str, torch.Tensor] = {}
     steps = dict.fromkeys(parameters, 0.0)

@@ -178,7 +178,7 @@ class RunDirectory:
             write_text(self.root / CHECKPOINTS / "best.json", to_json(best, indent=2) + "\n")
 
     def dump_batch(self, name: str, records: Sequence[Mapping[str, Any]]) -> Path | None:
-        """Write a batch that was left out to `skipped/NAME.jsonl`, a line a row; None once there are enough."""
+        """Write a batch that was left out to `skipped/NAME.jsonl`, a line a row; None if there are enough."""
         folder = self.root / SKIPPED
         path = folder / f"{name}.jsonl"
         if not self._writes:
@@ -266,8 +266,8 @@ class RunDirectory:
         listed = "\n".join(f"  {line}" for line in self.damaged)
         raise UserError(
             f"no checkpoint of {'the stage' if stage is None else f'stage {stage}'} is left to go on from:\n"
-            f"{listed}\nRestore one of them from a copy, under the name it had. Or start the same command once "
-            "more: the stage then begins again, from its first step."
+            f"{listed}\nRestore one of them from a copy, under the name it had. Or start the same command "
+            "once more: the stage then begins again, from its first step."
         )
 
 

@@ -101,7 +101,7 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """All files of a folder by their name in it, but for the manifest. Links are followed to what they hold."""
+    """All files of a folder by their name in it, but for the manifest. Links are followed."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
     found.pop(MANIFEST, None)
     return dict(sorted(found.items()))

@@ -1,8 +1,8 @@
 """Transformers' Trainer, made to go on exactly where it was, and to leave out steps that are not finite.
 
-A Trainer resumes from a folder with `trainer_state.json`; the rest of what it reads there are pickles. Here all
-of it is safetensors and JSON: the weights that train, AdamW's moments, the schedule, every random state, and
-the loss since the last line of metrics. The place in the data follows from the step, since the order of each
+A Trainer resumes from a folder with `trainer_state.json`; the rest of what it reads there are pickles. Here
+all of it is safetensors and JSON: the weights that train, AdamW's moments, the schedule, every random
+state, and the loss since the last line of metrics. The place in the data follows from the step, since the order of each
 epoch is seeded by its number.
 """
 
@@ -36,7 +36,7 @@ _DUMPED_ROWS = 64
 class ExactTrainer(Trainer):
     """A base to put in front of a kind of Trainer. `run_stage` takes the place of `train`.
 
-    It expects one optimizer step a batch (no accumulation).
+    It expects one optimizer step for each batch (no accumulation).
     """
 
     optimizer: Any
@@ -45,8 +45,8 @@ class ExactTrainer(Trainer):
     def run_stage(self, context: RunContext, stage: str, carried: dict[str, Any] | None = None) -> int:
         """Train, going on from the newest checkpoint of the stage; return the optimizer steps reached.
 
-        `carried` is kept in the checkpoints, and given back by `begin`. Raises KeyboardInterrupt after an interrupt,
-        once a checkpoint is saved, and UserError where steps are not finite again and again.
+        `carried` is kept in the checkpoints, and given back by `begin`. Raises KeyboardInterrupt after an
+        interrupt, once a checkpoint is saved, and UserError where steps are not finite again and again.
         """
         self._context, self._stage, self._carried = context, stage, carried or {}
         self._guard = FiniteGuard(context.run, stage, context.view.note)
@@ -226,7 +226,7 @@ def _restore_random(numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None
 
 
 def begin(context: RunContext, stage: str, title: str) -> dict[str, Any] | None:
-    """Cut the metrics back to the newest checkpoint of the stage; return what it `carried`, None without one."""
+    """Cut the metrics back to the stage's newest checkpoint; return what it `carried`, if there is one."""
     saved = context.run.latest_checkpoint(stage)
     context.run.rewind(saved[0] if saved else -1, stage)
     if saved is None:

@@ -58,8 +58,8 @@ class FiniteGuard:
         online = self._stage in ("grpo", "ppo")
         start = f" stage={self._stage} model.path={saved[1]}" if saved and online else ""
         return (
-            f"{self.in_a_row} optimizer steps in a row had a {what} that is not finite ({shown}); the weights "
-            f"were not touched by them. {good}Their batches are in {self._run.root / 'skipped'}. Lower "
+            f"{self.in_a_row} optimizer steps in a row had a {what} that is not finite ({shown}); the "
+            f"weights were not touched by them. {good}Their batches are in {self._run.root / 'skipped'}. Lower "
             f"{self._stage}.optim.lr or set model.precision=float32, and start a new run (name=...{start})."
         )
 
@@ -70,7 +70,7 @@ def worst(one: float, other: float) -> float:
 
 
 def check_ends(rollouts: Sequence[Rollout], eos_ids: Sequence[int]) -> None:
-    """A completion that stopped by itself ends with an end of sequence, which so carries loss like the rest."""
+    """A completion that stopped by itself ends with an end of sequence, which carries loss like the rest."""
     for rollout in rollouts:
         stopped = rollout.finish_reason == "stop"
         assert not stopped or rollout.completion_ids[-1] in eos_ids, (

@@ -27,8 +27,7 @@ from rlreason.stages.loop_setup import OnlineSetup, evaluate, is_best, prepare, 
 from rlreason.stages.record import sample_records, step_record
 from rlreason.stages.update import UpdateResult
 
-
-# How far the ratio may be from 1 in the first pass, in float32 and in half precision, where two passes that are
+# How far the ratio may be from 1 in the first pass, in float32 and in half precision: two passes that are
 # packed differently round differently.
 _RATIO_ALLOWED, _RATIO_ALLOWED_HALF = 1e-3, 0.2
 # Steps between two checks of the sampler's weights.
@@ -203,7 +202,7 @@ def check_update(context: RunContext, setup: OnlineSetup, step: int, result: Upd
     wrong = stale(setup.engine, setup.policy)
     if wrong is not None:
         raise UserError(
-            f"step {step}: after the update the sampler does not have the weights of the policy: {wrong}. The "
+            f"step {step}: after the update the sampler has not the weights of the policy: {wrong}. The "
             "completions to come would be another model's. Set rollout.engine=transformers, and start a new "
             "run; please report this"
         )
@@ -285,7 +284,7 @@ def finish(context: RunContext, setup: OnlineSetup) -> None:
 
 
 def _best_line(context: RunContext, best: dict[str, Any], after: Evaluation) -> str:
-    """Which checkpoint did best. It was chosen by the questions it is measured on, so its number flatters it."""
+    """Which checkpoint did best. Chosen by the questions it is measured on, it is flattered by its number."""
     path = context.run.checkpoint_path(best["step"])
     return (
         f"best held-out accuracy while training: {best['accuracy']:.1%} after step {best['step']} "

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class OnlineSetup:
-    """The moving parts of the stage. `step` is the last step that is done, `saved` the last with a checkpoint.
+    """The moving parts of the stage. `step` is the last step that is done, `saved` the last one saved.
 
     `best` says which step did best on the held-out questions, if any has been measured.
     """
@@ -169,7 +169,7 @@ def save_checkpoint(context: RunContext, setup: OnlineSetup) -> None:
 
 
 def _measure_start(context: RunContext, setup: OnlineSetup) -> Evaluation:
-    """The evaluation before the stage once more, of the model that it started from, where that was damaged."""
+    """The evaluation before the stage, of the model that it started from, once more: it was damaged."""
     context.view.note("evaluating once more the model that the stage started from ...")
     plain = context.config.model.model_copy(update={"lora": None, "gradient_checkpointing": False})
     policy = load_stage_policy(replace(context, config=context.config.model_copy(update={"model": plain})))

@@ -170,6 +170,7 @@ def train_pretrain(context: RunContext) -> None:
     """Run the stage and leave its model in `checkpoints/pretrain`; a finished one is not run again."""
     done = context.run.saved_directory(f"checkpoints/{NAME}")
     if done is not None:
+        context.run.drop_checkpoints(NAME)  # the process may have ended before it came to that
         context.view.note(f"pretraining: already done, going on from {done}")
         context.start = done
         return

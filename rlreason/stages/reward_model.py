@@ -54,6 +54,7 @@ def train_reward_model(context: RunContext) -> None:
     """Run the stage; `context.reward_model` is its model's directory. A finished one is not run again."""
     done = context.run.saved_directory(f"checkpoints/{NAME}")
     if done is not None:
+        context.run.drop_checkpoints(NAME)  # the process may have ended before it came to that
         context.view.note(f"reward model: already done, it is {done}")
         context.reward_model = done
         return

@@ -1,4 +1,4 @@
-"""What the stages that run on transformers' Trainer share beside `exact.py`: its arguments, and their experts."""
+"""What the stages on transformers' Trainer share beside `exact.py`: its arguments, and balanced experts."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
