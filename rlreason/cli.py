@@ -271,14 +271,18 @@ def _guarded(work: Callable[[], None]) -> int:
     SIGTERM ends it as Ctrl-C does, so that what is half-written is removed; a stage that trains has handlers
     of its own, which finish its step first.
     """
+    before = None
     with suppress(ValueError):  # outside the main thread no signal is ever delivered
-        signal.signal(signal.SIGTERM, _terminated)
+        before = signal.signal(signal.SIGTERM, _terminated)
     try:
         work()
     except UserError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     return DONE
 
 

@@ -2,8 +2,8 @@
 
 A Trainer resumes from a folder with `trainer_state.json`; the rest of what it reads there are pickles. Here
 all of it is safetensors and JSON: the weights that train, AdamW's moments, the schedule, every random
-state, and the loss since the last line of metrics. The place in the data follows from the step, since the order of each
-epoch is seeded by its number.
+state, and the loss since the last line of metrics. The place in the data follows from the step, since the
+order of each epoch is seeded by its number.
 """
 
 import json

@@ -59,8 +59,9 @@ class FiniteGuard:
         start = f" stage={self._stage} model.path={saved[1]}" if saved and online else ""
         return (
             f"{self.in_a_row} optimizer steps in a row had a {what} that is not finite ({shown}); the "
-            f"weights were not touched by them. {good}Their batches are in {self._run.root / 'skipped'}. Lower "
-            f"{self._stage}.optim.lr or set model.precision=float32, and start a new run (name=...{start})."
+            f"weights were not touched by them. {good}Their batches are in {self._run.root / 'skipped'}. "
+            f"Lower {self._stage}.optim.lr or set model.precision=float32, and start a new run "
+            f"(name=...{start})."
         )
 
 
