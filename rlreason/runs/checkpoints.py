@@ -52,7 +52,7 @@ class Checkpoints:
         found: dict[str | None, list[tuple[int, Path]]] = {}
         for entry in self._folder.iterdir() if self._folder.is_dir() else ():
             match = _NAME.fullmatch(entry.name)
-            if match and entry.is_dir():
+            if match and entry.is_dir() and not entry.name.startswith(DAMAGED):
                 found.setdefault(match[1], []).append((int(match[2]), entry))
         return {stage: sorted(entries) for stage, entries in found.items()}
 
