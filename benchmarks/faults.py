@@ -62,7 +62,7 @@ CONFIG: dict[str, Any] = {
         "optim": {"lr": 1e-3},
     },
     "eval": {"questions": 4, "every": 3, "reward": "random"},
-    "log": {"sample_every": 0, "checkpoint_every": 2, "keep_checkpoints": 2},
+    "log": {"sample_every": 0, "checkpoint_every": 2, "stage_checkpoint_every": 2, "keep_checkpoints": 2},
 }
 
 

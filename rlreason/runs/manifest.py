@@ -77,6 +77,21 @@ def damage(folder: Path) -> str | None:
     return None
 
 
+def other_versions(folder: Path) -> str:
+    """What `folder` was made with and is not here now, in words; empty where all is the same, or not known."""
+    if not has_manifest(folder):
+        return ""
+    then, now = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["made_with"], made_with()
+    changed = [
+        f"{name} {version} then, {now.get(name, 'none')} now"
+        for name, version in then.items()
+        if version != now.get(name)
+    ]
+    if not changed:
+        return ""
+    return f"made with other versions ({'; '.join(changed)}): from here on the last digits may differ"
+
+
 def refuse_damaged(folder: Path, *, field: str) -> None:
     """Raise UserError, naming the config's `field`, if `folder` is no longer what was written."""
     what = damage(folder)

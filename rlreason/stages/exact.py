@@ -23,6 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from rlreason.errors import UserError
 from rlreason.policy.checkpoint import load_optimizer, load_weights, save_parameters
+from rlreason.runs.manifest import other_versions
 from rlreason.stages.context import RunContext
 from rlreason.stages.guards import FiniteGuard, check_labels
 from rlreason.stages.interrupt import Interrupts
@@ -111,7 +112,7 @@ class ExactTrainer(Trainer):
             self._write_line(step)
         stop = self._stop_asked()
         control.should_training_stop = control.should_training_stop or stop
-        every = self._context.config.log.checkpoint_every
+        every = self._context.config.log.stage_checkpoint_every
         if stop or (every and step % every == 0 and step < last):
             self._write_checkpoint(step)
 
@@ -232,5 +233,7 @@ def begin(context: RunContext, stage: str, title: str) -> dict[str, Any] | None:
     if saved is None:
         return None
     context.view.note(f"{title}: going on after step {saved[0]}, from {saved[1]}")
+    if changed := other_versions(saved[1]):
+        context.view.note(f"warning: {saved[1].name} was {changed}")
     carried: dict[str, Any] = json.loads((saved[1] / "state.json").read_text(encoding="utf-8"))["carried"]
     return carried

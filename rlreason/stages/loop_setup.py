@@ -11,6 +11,7 @@ from rlreason.policy.checkpoint import load_training_state, save_training_state
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy
 from rlreason.rollout import Engine, build_engine, sampling_of
+from rlreason.runs.manifest import other_versions
 from rlreason.stages.collect import Collector, PromptStream
 from rlreason.stages.context import RunContext
 from rlreason.stages.guards import FiniteGuard
@@ -199,3 +200,5 @@ def _resume(context: RunContext, setup: OnlineSetup, step: int) -> None:
             "could not be measured; restore the data, or choose another name= for a new run"
         )
     context.view.note(f"going on after step {step} of {context.config.online.steps}, from {path}")
+    if changed := other_versions(path):
+        context.view.note(f"warning: {path.name} was {changed}")

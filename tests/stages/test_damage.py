@@ -220,7 +220,7 @@ def test_a_stage_goes_on_from_the_checkpoint_before_a_damaged_one(
 ) -> None:
     from rlreason.stages.exact import ExactTrainer
 
-    settings = {"stage": "sft", "sft": {"size": 16, "epochs": 3}, "log": {"checkpoint_every": 2}}
+    settings = {"stage": "sft", "sft": {"size": 16, "epochs": 3}, "log": {"stage_checkpoint_every": 2}}
     straight = train(name="straight", **settings)
     whole = ExactTrainer.finish_step
 

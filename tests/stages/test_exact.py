@@ -89,7 +89,7 @@ def changes(stage: str, folder: Path) -> dict[str, Any]:
         },
     }
     stages = ["sft", "reward_model"] if stage == "reward_model" else [stage]
-    return {"stage": stages, stage: sections[stage], "log": {"checkpoint_every": 2}}
+    return {"stage": stages, stage: sections[stage], "log": {"stage_checkpoint_every": 2}}
 
 
 @pytest.mark.parametrize("step", [3, 6, 8])  # step 4 ends the first epoch: going on after 2, 4 and 6

@@ -103,7 +103,7 @@ def test_pickles_in_a_checkpoint_are_not_loaded_on_resuming(
 ) -> None:
     from rlreason.stages.exact import ExactTrainer
 
-    settings = {"stage": "sft", "sft": {"size": 16, "epochs": 2}, "log": {"checkpoint_every": 2}}
+    settings = {"stage": "sft", "sft": {"size": 16, "epochs": 2}, "log": {"stage_checkpoint_every": 2}}
     whole = ExactTrainer.finish_step
 
     def die(self: ExactTrainer, control: Any) -> None:
