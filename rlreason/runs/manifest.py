@@ -78,7 +78,7 @@ def damage(folder: Path) -> str | None:
 
 
 def other_versions(folder: Path) -> str:
-    """What `folder` was made with and is not here now, in words; empty where all is the same, or not known."""
+    """What `folder` was made with and is not here now, in words; empty where it is the same or not known."""
     if not has_manifest(folder):
         return ""
     then, now = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["made_with"], made_with()
