@@ -5,9 +5,12 @@ import difflib
 import json
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 from rlreason.config import RunConfig, field_table, help_text, json_schema, load
 from rlreason.errors import UserError
@@ -292,14 +295,24 @@ def _config_for(model: str, path: str | None, overrides: Sequence[str]) -> RunCo
 
 
 def _guarded(work: Callable[[], None]) -> int:
-    """Run `work` and return the exit code; what is not meant for the user keeps its traceback."""
+    """Run `work` and return the exit code; what is not meant for the user keeps its traceback.
+
+    SIGTERM ends it as Ctrl-C does, so that what is half-written is removed; a stage that trains has handlers
+    of its own, which finish its step first.
+    """
     _let_idle_threads_sleep()
+    before = None
+    with suppress(ValueError):  # outside the main thread no signal is ever delivered
+        before = signal.signal(signal.SIGTERM, _terminated)
     try:
         work()
     except UserError as error:
         return _refuse(str(error))
     except KeyboardInterrupt:
         return INTERRUPTED
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
     return DONE
 
 
@@ -309,6 +322,10 @@ def _let_idle_threads_sleep() -> None:
     Beside another program, threads that spin take the core from the one they wait for: docs/benchmarks.md.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt("SIGTERM")
 
 
 def _no_telemetry() -> None:

@@ -192,6 +192,13 @@ class LogConfig(Section):
         default=5, ge=0, description="show a sample with its scores every so many steps; 0 = never"
     )
     checkpoint_every: int = Field(
-        default=20, ge=0, description="save every so many steps; 0 = at the end only"
+        default=20, ge=0, description="save every so many steps of grpo and ppo; 0 = at the end only"
     )
-    keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints to keep")
+    stage_checkpoint_every: int = Field(
+        default=50,
+        ge=0,
+        description="the same of pretrain, sft and reward_model, whose steps are shorter; 0 = if interrupted",
+    )
+    keep_checkpoints: int = Field(
+        default=2, ge=1, description="newest checkpoints to keep, beside the best by held-out accuracy"
+    )

@@ -19,6 +19,7 @@ from rlreason.policy.chat import end_of_sequence_ids
 from rlreason.policy.embedded import EMBEDDED, embedded_model
 from rlreason.policy.precision import resolve_precision
 from rlreason.policy.scratch import scratch_tokenizer
+from rlreason.runs.manifest import refuse_damaged
 
 
 @dataclass
@@ -147,6 +148,8 @@ def _load(config: ModelConfig, path: str) -> tuple[Any, Any]:
     local = _local(path)
     source = str(local) if local.exists() else path
     options: dict[str, Any] = {"revision": config.revision} if not local.exists() and config.revision else {}
+    if local.exists():
+        refuse_damaged(local, field="model.path")
     tokenizer = _load_tokenizer(path, options, "model.path")
     if not local.exists() or (local / "config.json").exists():
         try:

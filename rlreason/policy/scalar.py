@@ -12,6 +12,7 @@ from transformers.utils import logging
 from rlreason.config.model import ModelConfig
 from rlreason.errors import UserError
 from rlreason.policy.embedded import EMBEDDED, embedded_model
+from rlreason.runs.manifest import refuse_damaged
 
 _HEAD = "score."
 _OUTPUTS = (
@@ -26,6 +27,8 @@ def load_scalar_model(config: ModelConfig, path: str | Path, field: str) -> tupl
     `field` is the config key that asked for it. Raises UserError if there is no whole model, or one that
     has several outputs or numbers that are not finite.
     """
+    if Path(source(path)).is_dir():
+        refuse_damaged(Path(source(path)), field=field)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it says that a head is new, which is meant
     try:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from rlreason.report.panel import StagePanel
 from rlreason.report.plain import StepLines
-from rlreason.report.text import harmless, number, omitted, one_line, roles, shown_ends
+from rlreason.report.text import harmless, number, omitted, one_line, role_at, roles, shown_ends
 
 WIDTH = 110
 _ROLE_STYLES = {"think": "bright_black", "answer": "bold green", "tag": "cyan", "text": "default"}
@@ -238,15 +238,20 @@ class View:
 
 def _coloured(text: str) -> Text:
     """A completion with its parts told apart and its middle left out where it is long."""
-    safe = harmless(text)
-    coloured = Text()
-    for start, end, role in roles(safe):
-        coloured.append(safe[start:end], style=_ROLE_STYLES[role])
-    head, tail = shown_ends(safe, characters=1200, lines=24)
+    # What is left out is neither made harmless nor coloured: there may be megabytes of it.
+    head, tail = shown_ends(text, characters=1200, lines=24)
+    coloured = _painted(text[:head], role_at(text, 0))
     if head == tail:
         return coloured
     mark = Text(f" {omitted(tail - head)} ", style="italic yellow")
-    return coloured[:head] + mark + coloured[tail:]
+    return coloured + mark + _painted(text[tail:], role_at(text, tail))
+
+
+def _painted(text: str, role: str) -> Text:
+    painted = Text()
+    for start, end, part in roles(text, role):
+        painted.append(harmless(text[start:end]), style=_ROLE_STYLES[part])
+    return painted
 
 
 def _accuracy(result: Mapping[str, Any]) -> str:

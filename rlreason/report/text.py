@@ -24,6 +24,7 @@ _SHARES = frozenset(
 )
 _SMALL = frozenset({"lr"})
 _TAG = re.compile(r"<(/?)(think|answer)>")
+_TAGS = {"<think>": "think", "<answer>": "answer", "</think>": "text", "</answer>": "text"}
 
 
 def harmless(text: object) -> str:
@@ -52,28 +53,40 @@ def shown_ends(text: str, *, characters: int, lines: int) -> tuple[int, int]:
     """
     head_lines = max(2 * lines // 3, 1)
     tail_lines = max(lines - head_lines, 1)
-    breaks = [match.start() for match in re.finditer("\n", text)]
-    fits_lines = len(breaks) + 1 <= head_lines + tail_lines
+    fits_lines = text.count("\n") + 1 <= head_lines + tail_lines
     if len(text) <= characters and fits_lines:
         return len(text), len(text)
     head = 2 * characters // 3
     tail = max(len(text) - (characters - head), 0)
     if not fits_lines:
-        head = min(head, breaks[head_lines - 1])
-        tail = max(tail, breaks[-tail_lines] + 1)
+        first, last = -1, len(text)
+        for _ in range(head_lines):
+            first = text.index("\n", first + 1)
+        for _ in range(tail_lines):
+            last = text.rindex("\n", 0, last)
+        head, tail = min(head, first), max(tail, last + 1)
     return min(head, tail), tail
 
 
-def roles(text: str) -> list[tuple[int, int, str]]:
-    """Split a completion into (start, end, role): "think", "answer", "tag" or "text", for display only.
+def role_at(text: str, position: int) -> str:
+    """The role of a completion's text at `position`: "think", "answer" or "text", for display only.
 
     Scoring has its own parser; this one colours whatever is there. Text before a first `</think>` is
     reasoning whose opening tag stood in the prompt.
     """
-    tags = list(_TAG.finditer(text))
-    role = "think" if tags and tags[0].group(1, 2) == ("/", "think") else "text"
+    before = {tag: text.rfind(tag, 0, position) for tag in _TAGS}
+    last = max(before, key=lambda tag: before[tag])
+    if before[last] >= 0:
+        return _TAGS[last]
+    after = {tag: found for tag in _TAGS if (found := text.find(tag, position)) >= 0}
+    return "think" if after and min(after, key=lambda tag: after[tag]) == "</think>" else "text"
+
+
+def roles(text: str, role: str | None = None) -> list[tuple[int, int, str]]:
+    """Split a completion into (start, end, role), "tag" being one too; `role` is that of a part's start."""
+    role = role_at(text, 0) if role is None else role
     spans, position = [], 0
-    for tag in tags:
+    for tag in _TAG.finditer(text):
         spans.append((position, tag.start(), role))
         spans.append((tag.start(), tag.end(), "tag"))
         role = "text" if tag[1] else tag[2]

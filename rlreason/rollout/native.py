@@ -50,6 +50,8 @@ class NativeEngine:
     name = "native"
 
     def __init__(self, model: Any, *, eos_ids: Iterable[int], max_sequences: int, dtype: torch.dtype) -> None:
+        self._model = model
+        self._dtype = dtype
         causal_lm = causal_lm_of(model)
         self.device = next(causal_lm.parameters()).device
         self.decoder = Decoder(describe(causal_lm), dtype=dtype, device=self.device)
@@ -58,6 +60,12 @@ class NativeEngine:
 
     def refresh(self) -> None:
         self.decoder.refresh()
+
+    def twin(self) -> "NativeEngine":
+        """Another engine of the same model, with the weights that it has now."""
+        return NativeEngine(
+            self._model, eos_ids=self._eos_ids, max_sequences=self._max_sequences, dtype=self._dtype
+        )
 
     @torch.inference_mode()
     def generate(

@@ -1,10 +1,10 @@
-"""Whether the native engine computes what the model does: asked of both, once, before it is used."""
+"""Whether the native engine computes what the model does: asked of both before it is used, and on the way."""
 
 import torch
 from torch import Tensor
 
 from rlreason.policy.model import Policy
-from rlreason.rollout.engine import Request, Sampling
+from rlreason.rollout.engine import Engine, Request, Sampling
 from rlreason.rollout.native import NativeEngine
 
 # In float32 the engine's log-probs are those of a plain forward pass to this share of their spread over the
@@ -18,9 +18,7 @@ def disagreement(policy: Policy) -> str | None:
     Both in float32, on two completions of a random prompt. For models that have the name of a known family
     and are not built like it.
     """
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
-    prompt = torch.randint(0, vocabulary, (8,), generator=generator).tolist()
+    prompt = _prompt(policy)
     was_training = policy.model.training
     policy.model.eval()
     try:
@@ -38,6 +36,33 @@ def disagreement(policy: Policy) -> str | None:
     if gap <= _TOLERANCE * min(1.0, spread):
         return None
     return f"the native engine is {gap:.1g} nats off this model's own log-probs"
+
+
+def stale(engine: Engine, policy: Policy) -> str | None:
+    """Return how the engine differs from one that has just been made of the policy, or None if it does not.
+
+    Both in the engine's own precision, so that one weight that was not taken over shows in the last bit. And
+    once more against the model itself: an adapter is the identity until it has been trained.
+    """
+    if not isinstance(engine, NativeEngine):
+        return None  # it samples from the weights that train
+    requests, sampling = [Request(_prompt(policy), (0, 1))], Sampling(max_new_tokens=4)
+    (now,), (fresh,) = engine.generate(requests, sampling), engine.twin().generate(requests, sampling)
+    if now != fresh:
+        gap = max(
+            abs(a - b)
+            for x, y in zip(now, fresh, strict=True)
+            for a, b in zip(x.logprobs, y.logprobs, strict=False)
+        )
+        return f"its log-probs on a probe are up to {gap:.1g} nats off those of a fresh copy"
+    return disagreement(policy)
+
+
+def _prompt(policy: Policy) -> list[int]:
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+    prompt: list[int] = torch.randint(0, vocabulary, (8,), generator=generator).tolist()
+    return prompt
 
 
 @torch.no_grad()

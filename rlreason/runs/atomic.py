@@ -17,6 +17,7 @@ from rlreason.errors import UserError
 
 PARTIAL = ".partial"
 PREVIOUS = ".previous"
+DAMAGED = "damaged-"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -205,3 +206,16 @@ def _sync_tree(folder: Path) -> None:
             finally:
                 os.close(descriptor)
         sync_directory(Path(parent))
+
+
+def set_aside(path: Path) -> Path:
+    """Give a damaged folder another name beside its own, and return that: it may be the only copy."""
+    number = 1
+    while os.path.lexists(
+        aside := path.with_name(f"{DAMAGED}{path.name}{f'-{number}' if number > 1 else ''}")
+    ):
+        number += 1
+    with explained(path):
+        os.replace(path, aside)
+        sync_directory(path.parent)
+    return aside

@@ -5,11 +5,15 @@
     samples.jsonl             every rollout with its scores
     eval.json                 before, after, gain
     checkpoints/step-000040/  what resuming needs; the name carries the step reached
+    checkpoints/best.json     which of them did best on the held-out questions
+    checkpoints/sft-step-000020/  the same of an earlier stage, while that is going on
     checkpoints/sft/          the model after an earlier stage (pretrain, sft), or of stage reward_model
+    skipped/                  batches whose update was left out, as they were not finite
     model/                    the final model
     report.html               what a person looks at, made from all of the above (see html_report)
 
-Nothing in it is ever half-written (see atomic.py), and one process writes to it at a time (lock.py).
+Nothing in it is ever half-written (see atomic.py), one process writes to it at a time (lock.py), and what was
+damaged later is set aside when the run is opened (manifest.py).
 """
 
 import re
@@ -20,25 +24,31 @@ from typing import Any, Self
 
 from rlreason.errors import UserError
 from rlreason.runs import resume
-from rlreason.runs.atomic import atomic_directory, discard, explained, recover, write_text
+from rlreason.runs.atomic import atomic_directory, explained, recover, set_aside, write_text
+from rlreason.runs.checkpoints import CHECKPOINTS, Checkpoints
 from rlreason.runs.jsonl import JsonLines, to_json
 from rlreason.runs.lock import DirectoryLock
+from rlreason.runs.manifest import damage, write_manifest
 
 METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
-CHECKPOINTS = "checkpoints"
 REPORT = "report.html"
+SKIPPED = "skipped"
+EVALUATIONS = "evaluations"
+
+# Batches that are dumped in a run, at most: enough to see what they have in common.
+_DUMPS = 10
 
 _FILES = {resume.CONFIG, resume.EVAL, METRICS, SAMPLES, CHECKPOINTS, REPORT}
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-_STEP = re.compile(r"step-(\d{6,})")
 
 
 class RunDirectory:
     """A run that is open. Made by `RunDirectory.open`; usable in a `with` statement.
 
-    `root` is its folder; `resumed` says whether there was a run to go on with. In a distributed run the main
-    process opens it and the others `follow`: they read what it holds, and their writes do nothing.
+    `root` is its folder; `resumed` says whether there was a run to go on with, `damaged` what was found
+    damaged in it and set aside, in words. In a distributed run the main process opens it and the others
+    `follow`: they read what it holds, and their writes do nothing.
     """
 
     def __init__(
@@ -46,8 +56,9 @@ class RunDirectory:
     ) -> None:
         self.root = root
         self.resumed = resumed
+        self.damaged: list[str] = []
         self._lock = lock
-        self._keep = keep_checkpoints
+        self._checkpoints = Checkpoints(root / CHECKPOINTS, keep=keep_checkpoints)
         self._metrics = JsonLines(root / METRICS)
         self._samples = JsonLines(root / SAMPLES)
 
@@ -62,6 +73,9 @@ class RunDirectory:
         Raises UserError where the folder holds something else, a finished run, a run of another config
         (naming the keys), or a run that another process is writing (naming the process), and where it
         cannot be written. What the folder held is then untouched.
+
+        A checkpoint or model that is no longer what was written is set aside: renamed, never removed. The
+        one before takes its place; UserError is raised where none is left.
         """
         config = resume.parse_config(config_yaml, source=root / resume.CONFIG)
         # Asked before the lock, whose file must not appear in a folder that is no run, and once more
@@ -80,8 +94,10 @@ class RunDirectory:
             recover(root)
             recover(root / CHECKPOINTS)
             write_text(root / resume.CONFIG, config_yaml)
-            keep = (config.get("log") or {}).get("keep_checkpoints", 2)
-            return cls(root, lock=lock, resumed=state == "unfinished", keep_checkpoints=max(int(keep), 1))
+            keep = max(int((config.get("log") or {}).get("keep_checkpoints", 2)), 1)
+            run = cls(root, lock=lock, resumed=state == "unfinished", keep_checkpoints=keep)
+            run._set_damaged_aside()
+            return run
         except BaseException:
             lock.release()
             raise
@@ -127,34 +143,54 @@ class RunDirectory:
         if self._writes:
             write_text(self.root / resume.EVAL, to_json(evaluation, indent=2) + "\n")
 
-    def checkpoint_path(self, step: int) -> Path:
-        """Where the checkpoint that was reached after `step` optimizer steps is, or would be."""
-        if step < 0:
-            raise ValueError(f"step={step}: a checkpoint is named by the step reached, 0 or more")
-        return self.root / CHECKPOINTS / f"step-{step:06d}"
+    def checkpoint_path(self, step: int, stage: str | None = None) -> Path:
+        """Where the checkpoint that was reached after `step` steps of the stage is, or would be.
 
-    def save_checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        `stage` is None for the one that learns from its own completions, whose checkpoints are models too.
+        """
+        return self._checkpoints.path(step, stage)
+
+    def save_checkpoint(
+        self, step: int, write: Callable[[Path], None], *, stage: str | None = None, best: int | None = None
+    ) -> None:
         """Save what resuming after `step` needs; `write` fills the folder it is given.
 
         The checkpoint appears whole or not at all; only then are the oldest beyond the number to keep
-        removed, so the disk holds one more than that for a moment. Raises UserError where the disk is
-        full or refuses.
+        removed, so the disk holds one more than that for a moment. That of step `best` stays beside them.
+        Raises UserError where the disk is full or refuses.
         """
-        path = self.checkpoint_path(step)
-        if not self._writes:
-            return
-        with atomic_directory(path) as folder:
-            write(folder)
-        for _, old in self._checkpoints()[: -self._keep]:
-            if old != path:
-                discard(old)
+        if self._writes:
+            self._checkpoints.save(step, write, stage, best)
 
-    def latest_checkpoint(self) -> tuple[int, Path] | None:
+    def latest_checkpoint(self, stage: str | None = None) -> tuple[int, Path] | None:
         """The highest step saved and its folder. Removes what an interrupted save has left behind."""
         if self._writes:
             recover(self.root / CHECKPOINTS)
-        found = self._checkpoints()
+        found = self._checkpoints.of(stage)
         return found[-1] if found else None
+
+    def drop_checkpoints(self, stage: str) -> None:
+        """Remove the checkpoints of a stage that has left its model: nothing goes on from them."""
+        if self._writes:
+            self._checkpoints.drop(stage)
+
+    def write_best(self, best: Mapping[str, Any]) -> None:
+        """Record which checkpoint is the best so far, in `checkpoints/best.json`."""
+        if self._writes:
+            write_text(self.root / CHECKPOINTS / "best.json", to_json(best, indent=2) + "\n")
+
+    def dump_batch(self, name: str, records: Sequence[Mapping[str, Any]]) -> Path | None:
+        """Write a batch that was left out to `skipped/NAME.jsonl`, a line a row; None if there are enough."""
+        folder = self.root / SKIPPED
+        path = folder / f"{name}.jsonl"
+        if not self._writes:
+            return None
+        with explained(path):
+            folder.mkdir(exist_ok=True)
+            if not path.exists() and sum(1 for _ in folder.glob("*.jsonl")) >= _DUMPS:
+                return None
+        write_text(path, "".join(to_json(record) + "\n" for record in records))
+        return path
 
     def save_directory(self, name: str, write: Callable[[Path], None]) -> Path:
         """Save a folder such as `model` or `checkpoints/sft`, whole or not at all, and return its path.
@@ -166,6 +202,7 @@ class RunDirectory:
         if self._writes:
             with atomic_directory(path) as folder:
                 write(folder)
+                write_manifest(folder)
         return path
 
     def saved_directory(self, name: str) -> Path | None:
@@ -199,11 +236,41 @@ class RunDirectory:
             )
         return self.root.joinpath(*parts)
 
-    def _checkpoints(self) -> list[tuple[int, Path]]:
-        folder = self.root / CHECKPOINTS
-        entries = folder.iterdir() if folder.is_dir() else iter(())
-        steps = ((_STEP.fullmatch(entry.name), entry) for entry in entries)
-        return sorted((int(match[1]), entry) for match, entry in steps if match and entry.is_dir())
+    def _set_damaged_aside(self) -> None:
+        """Check what this run would go on from, newest first, and set aside what is not what was written."""
+        recover(self.root / SKIPPED)
+        for name in (resume.MODEL, *self._saved_in(CHECKPOINTS), *self._saved_in(EVALUATIONS)):
+            recover((self.root / name).parent)
+            self._checked(self.root / name)
+        for stage, checkpoints in self._checkpoints.by_stage().items():
+            if stage is not None and (self.root / CHECKPOINTS / stage).is_dir():
+                continue  # it has left its model
+            whole = any(self._checked(path) for _, path in reversed(checkpoints))
+            if not whole:
+                self._refuse_to_start_over(stage)
+
+    def _saved_in(self, name: str) -> list[str]:
+        """The folders that `save_directory` has saved below `name`."""
+        folder = self.root / name
+        found = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+        kept = (one for one in found if _PART.fullmatch(one) and not self._checkpoints.is_other(one))
+        return [f"{name}/{one}" for one in kept if (folder / one).is_dir()]
+
+    def _checked(self, path: Path) -> bool:
+        """Whether a folder is what was written; if not it is set aside."""
+        what = damage(path)
+        if what is not None:
+            aside = set_aside(path)
+            self.damaged.append(f"{path} is damaged: {what}. It was set aside as {aside.name}")
+        return what is None
+
+    def _refuse_to_start_over(self, stage: str | None) -> None:
+        listed = "\n".join(f"  {line}" for line in self.damaged)
+        raise UserError(
+            f"no checkpoint of {'the stage' if stage is None else f'stage {stage}'} is left to go on from:\n"
+            f"{listed}\nRestore one of them from a copy, under the name it had. Or start the same command "
+            "once more: the stage then begins again, from its first step."
+        )
 
 
 def _check_config(root: Path, config: dict[str, Any]) -> None:

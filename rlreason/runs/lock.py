@@ -2,6 +2,7 @@
 
 import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from rlreason.errors import UserError
@@ -37,6 +38,9 @@ class DirectoryLock:
         """Let the next process in. Calling it twice is fine."""
         if self._descriptor is not None:
             os.ftruncate(self._descriptor, 0)
+            # While it is held: who has opened it in the meantime sees that it is gone, and opens another.
+            with suppress(OSError):
+                (self._folder / LOCK).unlink(missing_ok=True)
             # Unlocking by name, since a forked worker may hold a copy of the descriptor open.
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
             os.close(self._descriptor)
@@ -49,16 +53,25 @@ class DirectoryLock:
         """Take the system's lock; False where there is none to take."""
         if fcntl is None:
             return False
+        while not self._try_lock():
+            pass
+        return self._descriptor is not None
+
+    def _try_lock(self) -> bool:
+        """Whether it is decided: locked, or no such locks here. False if the file went away meanwhile."""
         descriptor = os.open(self._folder / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not self._is_the_file(descriptor):
+                os.close(descriptor)
+                return False
             os.ftruncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())
         except OSError as error:
             holder = os.pread(descriptor, 32, 0)
             os.close(descriptor)
             if error.errno in _NO_LOCKS_HERE:
-                return False
+                return True
             if isinstance(error, BlockingIOError):
                 raise UserError(self._taken(holder)) from None
             raise
@@ -67,6 +80,13 @@ class DirectoryLock:
             raise
         self._descriptor = descriptor
         return True
+
+    def _is_the_file(self, descriptor: int) -> bool:
+        """Whether the open file is still the one of that name: its last holder may have removed it."""
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._folder / LOCK))
+        except FileNotFoundError:
+            return False
 
     def _create_pid_file(self) -> None:
         path = self._folder / PID

@@ -15,14 +15,23 @@ from accelerate.utils import gather_object
 from rlreason.algorithms import overlong_penalty
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
+from rlreason.evaluation.evaluator import Evaluation
+from rlreason.rollout.probe import stale
 from rlreason.scoring import failures
 from rlreason.stages.clock import Clock
 from rlreason.stages.collect import Sample, greedy_of
 from rlreason.stages.context import RunContext
+from rlreason.stages.guards import check_ends
 from rlreason.stages.interrupt import Interrupts
-from rlreason.stages.loop_setup import OnlineSetup, evaluate, prepare, save_checkpoint
+from rlreason.stages.loop_setup import OnlineSetup, evaluate, is_best, prepare, save_checkpoint
 from rlreason.stages.record import sample_records, step_record
 from rlreason.stages.update import UpdateResult
+
+# How far the ratio may be from 1 in the first pass, in float32 and in half precision: two passes that are
+# packed differently round differently.
+_RATIO_ALLOWED, _RATIO_ALLOWED_HALF = 1e-3, 0.2
+# Steps between two checks of the sampler's weights.
+_SYNC_EVERY = 25
 
 
 class Method:
@@ -69,12 +78,13 @@ def train_online(context: RunContext, method: Method) -> None:
             clock.lap("advantage")
             result = setup.updater.update(samples, step)
             setup.engine.refresh()
+            check_update(context, setup, step, result)
             clock.lap("update")
             setup.step = step
             record(context, setup, samples, drawn, result, measured, clock)
-    if setup.step < context.config.online.steps:
-        save_checkpoint(context, setup)
-        raise KeyboardInterrupt(interrupts.requested)
+        if requested(context, interrupts):
+            save_checkpoint(context, setup)
+            raise KeyboardInterrupt(interrupts.requested)
     finish(context, setup)
 
 
@@ -120,6 +130,7 @@ def sample_and_score(
     fill = sorted({sample.group for sample in spare})[:missing]
     drawn += greedy_of(drawn)
     context.scorer.check([sample.score for sample in drawn])
+    check_ends([sample.rollout for sample in drawn], setup.policy.eos_ids)
     return kept + [sample for sample in spare if sample.group in fill], drawn
 
 
@@ -167,6 +178,36 @@ def rewards_and_groups(samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.T
     return torch.tensor(rewards, dtype=torch.float64), torch.tensor([sample.group for sample in samples])
 
 
+# ---------------------------------------------------------------------- update
+
+
+def check_update(context: RunContext, setup: OnlineSetup, step: int, result: UpdateResult) -> None:
+    """The ratio was 1 before the first change to the weights, and the sampler has the weights after the last.
+
+    The second is asked in the first step of a process and then every so many, as it copies all weights once.
+    Raises UserError if the sampler has other weights than the policy.
+    """
+    deviation = result.first_ratio_deviation or 0.0
+    allowed = _RATIO_ALLOWED if setup.policy.dtype == torch.float32 else _RATIO_ALLOWED_HALF
+    if deviation > allowed and "ratio" not in setup.told:
+        setup.told.add("ratio")
+        context.view.note(
+            f"warning: step {step}: the ratio of the first pass is up to {deviation:.2g} away from 1, though "
+            "no weight had changed: two passes over the same tokens disagree (dropout, or a kernel that "
+            "depends on the batch); what is clipped and weighed by the ratio is then not what it says"
+        )
+    if "sampler" in setup.told and step % _SYNC_EVERY:
+        return
+    setup.told.add("sampler")
+    wrong = stale(setup.engine, setup.policy)
+    if wrong is not None:
+        raise UserError(
+            f"step {step}: after the update the sampler has not the weights of the policy: {wrong}. The "
+            "completions to come would be another model's. Set rollout.engine=transformers, and start a new "
+            "run; please report this"
+        )
+
+
 # ---------------------------------------------------------------------- record
 
 
@@ -197,10 +238,11 @@ def record(
     tell_failures(context, setup, drawn)
     if config.log.sample_every and setup.step % config.log.sample_every == 0:
         show_sample(context, samples)
+    best = False
     if config.eval.every and setup.step % config.eval.every == 0 and setup.step < settings.steps:
-        evaluate(context, setup, f"step-{setup.step:06d}")
+        best = is_best(setup, evaluate(context, setup, f"step-{setup.step:06d}"))
     every = config.log.checkpoint_every
-    if setup.step == settings.steps or (every and setup.step % every == 0):
+    if best or setup.step == settings.steps or (every and setup.step % every == 0):
         save_checkpoint(context, setup)
     limit = settings.stop_after_uninformative
     if limit and setup.without_signal >= limit:
@@ -232,8 +274,19 @@ def finish(context: RunContext, setup: OnlineSetup) -> None:
     """Save the model, then measure it on the held-out questions."""
     context.start = context.run.save_directory("model", setup.policy.save)
     context.after = evaluate(context, setup, "after")
+    if setup.best is not None:
+        context.view.note(_best_line(context, setup.best, context.after))
     if standing := setup.doctor.standing():
         found = "; ".join(f"{one.rule.title} ({one.level}, since step {one.since})" for one in standing)
         context.view.note(
             f"the doctor at the end: {found}. More: python -m rlreason doctor {context.run.root}"
         )
+
+
+def _best_line(context: RunContext, best: dict[str, Any], after: Evaluation) -> str:
+    """Which checkpoint did best. Chosen by the questions it is measured on, it is flattered by its number."""
+    path = context.run.checkpoint_path(best["step"])
+    return (
+        f"best held-out accuracy while training: {best['accuracy']:.1%} after step {best['step']} "
+        f"({path}); after the last step: {after.summary['accuracy']:.1%}"
+    )

@@ -1,6 +1,6 @@
 """What the loop works with: prepared before its first step, or put back by a resumed run."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from rlreason.doctor import Doctor, examine, read_run
@@ -11,8 +11,10 @@ from rlreason.policy.checkpoint import load_training_state, save_training_state
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy
 from rlreason.rollout import Engine, build_engine, sampling_of
+from rlreason.runs.manifest import other_versions
 from rlreason.stages.collect import Collector, PromptStream
 from rlreason.stages.context import RunContext
+from rlreason.stages.guards import FiniteGuard
 from rlreason.stages.plan import online_plan
 from rlreason.stages.policies import load_reference, load_stage_critic, load_stage_policy
 from rlreason.stages.update import Updater
@@ -23,7 +25,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class OnlineSetup:
-    """The moving parts of the stage. `step` is the last step that is done."""
+    """The moving parts of the stage. `step` is the last step that is done, `saved` the last one saved.
+
+    `best` says which step did best on the held-out questions, if any has been measured.
+    """
 
     method: "Method"
     policy: Policy
@@ -35,7 +40,9 @@ class OnlineSetup:
     doctor: Doctor
     step: int = 0
     without_signal: int = 0
-    told: set[str] = field(default_factory=set)  # rewards whose failures have been told of
+    told: set[str] = field(default_factory=set)  # what has been told of, and is said once only
+    saved: int = 0
+    best: dict[str, Any] | None = None
 
 
 def prepare(context: RunContext, method: "Method") -> OnlineSetup:
@@ -74,6 +81,7 @@ def prepare(context: RunContext, method: "Method") -> OnlineSetup:
             context.accelerator.prepare(forward if critic is None else critic),
             context.accelerator,
             shareable=shareable and values_shareable and (reference is None or reference.shareable),
+            guard=FiniteGuard(context.run, config.online_stage, context.view.note),
         ),
         evaluator=Evaluator(config, context.scorer, renderer, held_out),
         # Before the first step even the evaluation `before` is still to come.
@@ -124,9 +132,18 @@ def evaluate(context: RunContext, setup: OnlineSetup, label: str) -> Evaluation:
     return evaluation
 
 
+def is_best(setup: OnlineSetup, evaluation: Evaluation) -> bool:
+    """Whether the policy did better on the held-out questions than after any earlier step; notes it if so."""
+    accuracy = evaluation.summary["accuracy"]
+    if accuracy is None or (setup.best is not None and accuracy <= setup.best["accuracy"]):
+        return False
+    setup.best = {"step": setup.step, "accuracy": accuracy, "ci95": evaluation.summary["ci95"]}
+    return True
+
+
 def save_checkpoint(context: RunContext, setup: OnlineSetup) -> None:
-    """Save what going on after `setup.step` needs."""
-    if setup.step == 0:
+    """Save what going on after `setup.step` needs, unless that is done."""
+    if setup.step == setup.saved:
         return
     state: dict[str, Any] = {
         "stage": context.config.online_stage,
@@ -135,30 +152,53 @@ def save_checkpoint(context: RunContext, setup: OnlineSetup) -> None:
         "position": setup.stream.position,
         "without_signal": setup.without_signal,
         "method": setup.method.state(),
+        "skipped_in_a_row": setup.updater.guard.in_a_row,
+        "best": setup.best,
     }
+    best = setup.best["step"] if setup.best else None
     context.run.save_checkpoint(
         setup.step,
         lambda folder: save_training_state(
             folder, setup.policy, setup.updater.optimizer, state, setup.updater.critic_parameters
         ),
+        best=best,
     )
+    setup.saved = setup.step
+    if best == setup.step:
+        path = context.run.checkpoint_path(best).relative_to(context.run.root)
+        context.run.write_best({**(setup.best or {}), "checkpoint": str(path)})
+
+
+def _measure_start(context: RunContext, setup: OnlineSetup) -> Evaluation:
+    """The evaluation before the stage, of the model that it started from, once more: it was damaged."""
+    context.view.note("evaluating once more the model that the stage started from ...")
+    plain = context.config.model.model_copy(update={"lora": None, "gradient_checkpointing": False})
+    policy = load_stage_policy(replace(context, config=context.config.model_copy(update={"model": plain})))
+    engine, _ = build_engine(policy, context.config.rollout)
+    evaluation = setup.evaluator.run(engine, policy.eos_ids)
+    context.save_evaluation("before", evaluation)
+    return evaluation
 
 
 def _resume(context: RunContext, setup: OnlineSetup, step: int) -> None:
     path = context.run.checkpoint_path(step)
     updater = setup.updater
     state = load_training_state(path, setup.policy, updater.optimizer, updater.critic_parameters)
-    setup.step = step
+    setup.step = setup.saved = step
+    updater.guard.in_a_row = state.get("skipped_in_a_row", 0)
+    setup.best = state.get("best")
     updater.updates = state["updates"]
     setup.method.restore(state["method"])
     setup.stream.position = state["position"]
     setup.without_signal = state["without_signal"]
     setup.engine.refresh()
     context.run.rewind(step, context.config.online_stage)
-    context.before = context.load_evaluation("before")
-    if context.before is not None and context.before.questions != setup.evaluator.questions:
+    context.before = context.load_evaluation("before") or _measure_start(context, setup)
+    if context.before.questions != setup.evaluator.questions:
         raise UserError(
             "task: the held-out questions are no longer those of the evaluation before this run, so its gain "
             "could not be measured; restore the data, or choose another name= for a new run"
         )
     context.view.note(f"going on after step {step} of {context.config.online.steps}, from {path}")
+    if changed := other_versions(path):
+        context.view.note(f"warning: {path.name} was {changed}")

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from datasets import Dataset, disable_progress_bars
 from torch.nn.functional import cross_entropy
-from transformers import Trainer, TrainingArguments
-from transformers.trainer_callback import PrinterCallback
+from transformers import TrainingArguments
 
 from rlreason.config import RunConfig
 from rlreason.config.training import DERIVATIONS
@@ -20,9 +19,10 @@ from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
 from rlreason.policy.model import Policy
 from rlreason.stages.context import RunContext
+from rlreason.stages.exact import ExactTrainer, begin
 from rlreason.stages.policies import load_stage_policy
 from rlreason.stages.sft import collect_traces, trace_texts
-from rlreason.stages.trainer import Recorder, balanced_experts, trainer_arguments
+from rlreason.stages.trainer import balanced_experts, trainer_arguments
 from rlreason.tasks import Trace, Turn, load_documents, split_documents, traces
 
 NAME = "pretrain"
@@ -170,6 +170,7 @@ def train_pretrain(context: RunContext) -> None:
     """Run the stage and leave its model in `checkpoints/pretrain`; a finished one is not run again."""
     done = context.run.saved_directory(f"checkpoints/{NAME}")
     if done is not None:
+        context.run.drop_checkpoints(NAME)  # the process may have ended before it came to that
         context.view.note(f"pretraining: already done, going on from {done}")
         context.start = done
         return
@@ -191,13 +192,17 @@ def train_pretrain(context: RunContext) -> None:
         f"pretraining: {len(found.train)} documents, {tokens:,} tokens in {len(packed)} sequences "
         f"({tokens / (len(packed) * settings.sequence_tokens):.1%} full), {len(found.held_out)} held out"
     )
-    context.run.rewind(-1, NAME)
-    before = _measure(context, policy, measured, len(found.held_out), step=0)
-    steps = _fit(context, policy, packed)
+    carried = begin(context, NAME, "pretraining")
+    if carried is None:
+        before = _measure(context, policy, measured, len(found.held_out), step=0)
+    else:
+        before = Perplexity(**carried["before"])
+    steps = _fit(context, policy, packed, before)
     after = _measure(context, policy, measured, len(found.held_out), step=steps)
     context.view.note(f"held-out perplexity before: {before}")
     context.view.note(f"held-out perplexity after:  {after}")
     context.start = context.run.save_directory(f"checkpoints/{NAME}", policy.save)
+    context.run.drop_checkpoints(NAME)
     context.accelerator.wait_for_everyone()
 
 
@@ -285,21 +290,18 @@ def _measure(
     return found
 
 
-def _fit(context: RunContext, policy: Policy, packed: Dataset) -> int:
+def _fit(context: RunContext, policy: Policy, packed: Dataset, before: Perplexity) -> int:
     """Train; returns the number of optimizer steps."""
     settings = context.config.pretrain
-    trainer = Trainer(
+    trainer = ExactTrainer(
         model=policy.model,
         args=TrainingArguments(
-            **trainer_arguments(context, policy, NAME, settings, rows=len(packed)),
+            **trainer_arguments(context, policy, NAME, settings),
             remove_unused_columns=False,
         ),
         train_dataset=packed,
         data_collator=PackedCollator(policy.pad_id),
         processing_class=policy.tokenizer,
-        callbacks=[Recorder(context, NAME)],
     )
-    trainer.remove_callback(PrinterCallback)
     with balanced_experts(policy.model):
-        trainer.train()
-    return int(trainer.state.global_step)
+        return trainer.run_stage(context, NAME, {"before": before._asdict()})

@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from datasets import Dataset, disable_progress_bars
 from torch import nn
-from transformers.trainer_callback import PrinterCallback
 
 from rewards.learned import Judge
 from rlreason.config import RunConfig
@@ -30,9 +29,10 @@ from rlreason.policy.scalar import load_scalar_model
 from rlreason.report.progress import Progress
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
+from rlreason.stages.exact import ExactTrainer, begin
 from rlreason.stages.pairs import Ranked, rollout_pairs
 from rlreason.stages.policies import load_stage_policy
-from rlreason.stages.trainer import Recorder, trainer_arguments
+from rlreason.stages.trainer import trainer_arguments
 from rlreason.tasks import Pair, holds, load_pairs, question_key
 from rlreason.types import Example
 
@@ -55,11 +55,12 @@ def train_reward_model(context: RunContext) -> None:
     """Run the stage; `context.reward_model` is its model's directory. A finished one is not run again."""
     done = context.run.saved_directory(f"checkpoints/{NAME}")
     if done is not None:
+        context.run.drop_checkpoints(NAME)  # the process may have ended before it came to that
         context.view.note(f"reward model: already done, it is {done}")
         context.reward_model = done
         return
     policy = load_stage_policy(context)
-    context.run.rewind(-1, NAME)
+    begin(context, NAME, "reward model")
     data = _pairs(context, policy)
     model = _scalar_model(context, policy)
     judge = Judge(model, policy.tokenizer, context.config.reward_model.max_tokens)
@@ -74,6 +75,7 @@ def train_reward_model(context: RunContext) -> None:
     context.reward_model = context.run.save_directory(
         f"checkpoints/{NAME}", lambda folder: _save(folder, policy, judge, data, report)
     )
+    context.run.drop_checkpoints(NAME)
     context.accelerator.wait_for_everyone()
 
 
@@ -232,6 +234,9 @@ def _fit(context: RunContext, policy: Policy, model: Any, rows: list[dict[str, A
     from trl import RewardConfig, RewardTrainer
     from trl.trainer.reward_trainer import DataCollatorForPreference
 
+    class ExactReward(ExactTrainer, RewardTrainer):
+        pass
+
     disable_progress_bars()
     settings = context.config.reward_model
     # The score is read behind the last token that is no padding: none of the texts may end in that.
@@ -243,23 +248,21 @@ def _fit(context: RunContext, policy: Policy, model: Any, rows: list[dict[str, A
             "model.path: every token of the vocabulary is in the pairs, so that none can be padding"
         )
     arguments = RewardConfig(
-        **trainer_arguments(context, policy, NAME, settings, rows=len(rows)),
+        **trainer_arguments(context, policy, NAME, settings),
         max_length=None,
         center_rewards_coefficient=settings.center or None,
     )
-    trainer = RewardTrainer(
+    trainer = ExactReward(
         model=model,
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=deepcopy(policy.tokenizer),  # it may be given a padding token
         data_collator=DataCollatorForPreference(pad_token_id=padding),
-        callbacks=[Recorder(context, NAME)],
     )
-    trainer.remove_callback(PrinterCallback)
     # Not before: the trainer has just set it to the tokenizer's.
     settled = model.config.get_text_config()
     settled.pad_token_id = padding
-    trainer.train()
+    trainer.run_stage(context, NAME)
     settled.pad_token_id = policy.pad_id
     model.eval()
 

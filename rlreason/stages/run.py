@@ -47,6 +47,8 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
     check_new_model(config)
     check_sources(config, data.held_out, reward_model_done=reward_model_path(config).is_dir())
     with _open(root, config, accelerator) as directory, _view(accelerator) as view:
+        for what in directory.damaged:
+            view.note(what)
         view.note(_counts(data))
         if left_out:
             view.note(left_out)
@@ -56,7 +58,7 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
         except KeyboardInterrupt:
             view.close()
             if accelerator.is_main_process:
-                print(_how_to_go_on(directory), file=sys.stderr)
+                print(_how_to_go_on(directory, config), file=sys.stderr)
             raise
         except UserError:  # a run that stops itself is the one that people look at
             if (root / METRICS).is_file():
@@ -235,9 +237,20 @@ def _counts(data: TaskData) -> str:
     return f"questions: {', '.join(counts)}"
 
 
-def _how_to_go_on(directory: RunDirectory) -> str:
-    saved = directory.latest_checkpoint()
-    place = f"after step {saved[0]}" if saved else "from the start of the stage"
+def _how_to_go_on(directory: RunDirectory, config: RunConfig) -> str:
+    place = _place(directory, config)
     return (
         f"stopped; nothing saved is lost. To go on {place}: python train.py {directory.root / 'config.yaml'}"
     )
+
+
+def _place(directory: RunDirectory, config: RunConfig) -> str:
+    """Where the same command will go on: the newest that is saved, of the last stage that has begun."""
+    for stage in reversed(config.stages):
+        online = stage in ("grpo", "ppo")
+        saved = directory.latest_checkpoint(None if online else stage)
+        if saved:
+            return f"after step {saved[0]} of {stage}"
+        if not online and directory.saved_directory(f"checkpoints/{stage}"):
+            return f"after {stage}"
+    return f"from the start of {config.stages[0]}"

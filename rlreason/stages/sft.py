@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from datasets import Dataset, disable_progress_bars
-from transformers.trainer_callback import PrinterCallback
 
 from rewards import parse
 from rlreason.errors import UserError
@@ -13,8 +12,9 @@ from rlreason.policy.chat import Renderer
 from rlreason.policy.model import Policy
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
+from rlreason.stages.exact import ExactTrainer, begin
 from rlreason.stages.policies import load_stage_policy
-from rlreason.stages.trainer import Recorder, balanced_experts, trainer_arguments
+from rlreason.stages.trainer import balanced_experts, trainer_arguments
 from rlreason.tasks import Trace, Turn, load_traces, traces
 
 NAME = "sft"
@@ -125,6 +125,7 @@ def train_sft(context: RunContext) -> None:
     """Run the stage and leave its model in `checkpoints/sft`; a finished one is not run again."""
     done = context.run.saved_directory(f"checkpoints/{NAME}")
     if done is not None:
+        context.run.drop_checkpoints(NAME)  # the process may have ended before it came to that
         context.view.note(f"cold start: already done, going on from {done}")
         context.start = done
         return
@@ -154,9 +155,10 @@ def train_sft(context: RunContext) -> None:
             f"cold start: {formless} of {len(found)} completions are not in the form {prompt.format}"
             + ("; they are taught without its system prompt" if prompt.system == "auto" else "")
         )
-    context.run.rewind(-1, NAME)
+    begin(context, NAME, "cold start")
     _fit(context, policy, rows)
     context.start = context.run.save_directory(f"checkpoints/{NAME}", policy.save)
+    context.run.drop_checkpoints(NAME)
     context.accelerator.wait_for_everyone()
 
 
@@ -172,22 +174,23 @@ def trace_texts(found: Sequence[Trace | Turn]) -> list[str]:
 def _fit(context: RunContext, policy: Policy, rows: list[dict[str, Any]]) -> None:
     from trl import SFTConfig, SFTTrainer
 
+    class ExactSft(ExactTrainer, SFTTrainer):
+        pass
+
     disable_progress_bars()
     settings = context.config.sft
     arguments = SFTConfig(
-        **trainer_arguments(context, policy, NAME, settings, rows=len(rows)),
+        **trainer_arguments(context, policy, NAME, settings),
         completion_only_loss=True,
         max_length=None,
         packing=False,
         shuffle_dataset=False,
     )
-    trainer = SFTTrainer(
+    trainer = ExactSft(
         model=policy.model,
         args=arguments,
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
-        callbacks=[Recorder(context, NAME)],
     )
-    trainer.remove_callback(PrinterCallback)
     with balanced_experts(policy.model):
-        trainer.train()
+        trainer.run_stage(context, NAME)

@@ -1,19 +1,13 @@
-"""What the stages that run on transformers' Trainer share: its arguments, and what becomes of its logs."""
+"""What the stages on transformers' Trainer share beside `exact.py`: its arguments, and balanced experts."""
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-
-from transformers import TrainerCallback
 
 from rlreason.config.training import PretrainConfig, RewardModelConfig, SftConfig
 from rlreason.policy.model import Policy
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
-
-_LOGS = 10
-"""Lines that a stage writes to the metrics."""
 
 
 def trainer_arguments(
@@ -21,10 +15,8 @@ def trainer_arguments(
     policy: Policy,
     name: str,
     settings: PretrainConfig | SftConfig | RewardModelConfig,
-    *,
-    rows: int,
 ) -> dict[str, Any]:
-    """Arguments of transformers' TrainingArguments for `rows` rows: nothing saved, reported or sent."""
+    """Arguments of transformers' TrainingArguments: by itself it saves, reports and sends nothing."""
     optim = settings.optim
     return {
         "output_dir": str(context.run.root / "checkpoints"),
@@ -42,7 +34,7 @@ def trainer_arguments(
         "use_cpu": policy.device.type == "cpu",
         "gradient_checkpointing": context.config.model.gradient_checkpointing,
         "seed": derive_seed(name, context.config.seed) % 2**31,
-        "logging_steps": max(1, rows * settings.epochs // settings.batch_size // _LOGS),
+        "logging_strategy": "no",  # what is written and saved, and when, is said in exact.py
         "save_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
@@ -65,30 +57,3 @@ def balanced_experts(model: Any) -> Iterator[None]:
         yield
     finally:
         settings.output_router_logits = False
-
-
-class Recorder(TrainerCallback):
-    """Writes what the trainer logs to the run's metrics and shows it."""
-
-    def __init__(self, context: RunContext, name: str) -> None:
-        self._context = context
-        self._name = name
-        self._last = (0, time.perf_counter())
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        if not logs or "loss" not in logs:
-            return
-        (step, then), now = self._last, time.perf_counter()
-        self._last = (state.global_step, now)
-        seconds = (now - then) / max(1, state.global_step - step)
-        record = {
-            "stage": self._name,
-            "step": state.global_step,
-            "steps": state.max_steps,
-            "loss": float(logs["loss"]),
-            "grad_norm": float(logs["grad_norm"]) if "grad_norm" in logs else None,
-            "lr": float(logs["learning_rate"]) if "learning_rate" in logs else None,
-            "time": {"total": seconds, "left": seconds * (state.max_steps - state.global_step)},
-        }
-        self._context.run.append_metrics(record)
-        self._context.view.step(record)

@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import reduce
 from typing import Any
 
 import torch
@@ -25,7 +26,6 @@ from rlreason.algorithms import (
 )
 from rlreason.algorithms.gae import ValueLoss
 from rlreason.config import RunConfig
-from rlreason.errors import UserError
 from rlreason.policy.critic import ActorCritic
 from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.model import Policy
@@ -33,12 +33,14 @@ from rlreason.policy.optimizer import build_optimizer, learning_rate
 from rlreason.policy.packing import Completion, Packed, pack
 from rlreason.seeds import derive_seed
 from rlreason.stages.collect import Sample
+from rlreason.stages.guards import FiniteGuard, worst
+from rlreason.stages.record import sample_records
 from rlreason.stages.result import UpdateResult, merged_results
 
 # Beyond this many tokens a shared row costs more in attention than it saves in prompt tokens.
 _SHARED_ROW_TOKENS = 2048
-# Optimizer steps in a row that may be skipped for a gradient that is not finite.
-_SKIPS_ALLOWED = 3
+# Completions of a batch that was left out that are written down, at most, and characters of each.
+_DUMPED_ROWS, _DUMPED_TEXT = 64, 20_000
 # Completions, half of each of two groups or so, on which KL is estimated when it has no weight: enough for a
 # trend, and one short forward pass of the reference.
 _KL_PROBES = 8
@@ -61,7 +63,9 @@ class Updater:
         accelerator: Any,
         *,
         shareable: bool,
+        guard: FiniteGuard,
     ) -> None:
+        self.guard = guard
         self._settings = config.online
         self._critic = config.ppo.critic
         self._stage = config.online_stage
@@ -85,7 +89,7 @@ class Updater:
         online = config.online
         self._total_updates = online.steps * online.epochs * online.minibatches
         self._values_only = False
-        self._skips_in_a_row = 0
+        self._ratio = 0.0  # largest distance from 1 in the optimizer step
 
     # ------------------------------------------------------------------ one step of the loop
 
@@ -126,7 +130,7 @@ class Updater:
                     settings.loss, lengths_B, max_new_tokens=self._max_new_tokens, rows=torch.tensor(rows)
                 )
                 chosen = [samples[row] for row in rows if self._trains(samples[row])]
-                self._optimizer_step(chosen, denominator, old, reference, result)
+                self._optimizer_step(chosen, step, denominator, old, reference, result)
         if self._accelerator.num_processes > 1:
             result = merged_results(gather_object([result.without_logprobs()]), result.logprobs)
         result.kl = self._kl(samples, result)
@@ -167,6 +171,7 @@ class Updater:
     def _optimizer_step(
         self,
         samples: list[Sample],
+        step: int,
         denominator: float,
         old: dict[int, Tensor],
         reference: dict[int, Tensor],
@@ -180,6 +185,7 @@ class Updater:
         micro_batches = self._pack(samples)
         mine = micro_batches[self._accelerator.process_index :: processes]
         rounds = math.ceil(len(micro_batches) / processes)
+        total, self._ratio = 0.0, 0.0
         for number in range(rounds):
             # Ranks exchange gradients once an optimizer step, in its last backward pass; one that has run
             # out of micro-batches takes part with a loss of 0.
@@ -189,7 +195,11 @@ class Updater:
                 loss = self._loss(packed, samples, denominator, old, reference, None if idle else result)
                 # DDP averages over ranks what must be summed.
                 self._accelerator.backward(loss * (0.0 if idle else float(processes)))
-        self._apply(result)
+                total += 0.0 if idle else float(loss.detach())
+        numbers = self._step_or_skip(total, result)
+        if numbers is not None:
+            records = sample_records(self._stage, step, samples[:_DUMPED_ROWS])
+            self.guard.skipped(step, numbers, [_cut(record) for record in records])
 
     def _loss(
         self,
@@ -243,8 +253,9 @@ class Updater:
             for row, sample in zip(logprobs_CT.detach(), chosen, strict=True):
                 result.logprobs.setdefault(id(sample), row[: len(sample.rollout.completion_ids)])
             result.metrics = merge_metrics([result.metrics, output.metrics])
+            deviation = float(output.metrics["ratio_max_deviation"])
+            self._ratio = worst(self._ratio, deviation)
             if not result.grad_norms and not result.skipped:
-                deviation = float(output.metrics["ratio_max_deviation"])
                 result.first_ratio_deviation = max(result.first_ratio_deviation or 0.0, deviation)
         return loss
 
@@ -261,8 +272,11 @@ class Updater:
             clip=self._critic.clip,
         )
 
-    def _apply(self, result: UpdateResult) -> None:
-        """Clip the gradients of policy and critic, each by itself, and step; skip what is not finite."""
+    def _step_or_skip(self, loss: float, result: UpdateResult) -> dict[str, float] | None:
+        """Clip the gradients of policy and critic, each by itself, and step.
+
+        Where a number is not finite there is no step, and the numbers are returned.
+        """
         policy, critic = list(self._policy.trainable().values()), list(self.critic_parameters.values())
         if self._values_only:
             for parameter in policy:
@@ -270,25 +284,28 @@ class Updater:
         clip = self._accelerator.clip_grad_norm_
         norm = 0.0 if self._values_only else float(clip(policy, self._settings.optim.max_grad_norm))
         critic_norm = float(clip(critic, self._critic.optim.max_grad_norm)) if critic else 0.0
-        if math.isfinite(norm + critic_norm):
+        numbers = {"loss": loss, "gradient": norm, "ratio": self._ratio}
+        numbers = self._of_all_processes(numbers | ({"critic gradient": critic_norm} if critic else {}))
+        finite = all(map(math.isfinite, numbers.values()))
+        if finite:
             critic_lr = learning_rate(self._critic.optim, self.updates - 1, self._total_updates)
             for group in self.optimizer.param_groups:
                 group["lr"] = critic_lr if group["part"] == "critic" else result.lr
             self.optimizer.step()
             result.grad_norms += [] if self._values_only else [norm]
             result.critic_norms += [critic_norm] if critic else []
-            self._skips_in_a_row = 0
+            self.guard.passed()
         else:
             result.skipped += 1
-            self._skips_in_a_row += 1
         self.optimizer.zero_grad(set_to_none=True)
-        if self._skips_in_a_row > _SKIPS_ALLOWED:
-            raise UserError(
-                f"{self._skips_in_a_row} optimizer steps in a row had a gradient that is not finite "
-                f"(norm {norm}, critic {critic_norm}); the weights were not touched by them. Lower "
-                f"{self._stage}.optim.lr or set model.precision=float32, and start a new run (name=...) from "
-                f"this one's last checkpoint (stage={self._stage} model.path=...)."
-            )
+        return None if finite else numbers
+
+    def _of_all_processes(self, numbers: dict[str, float]) -> dict[str, float]:
+        """The worst of each number: all processes take a step, or none does."""
+        if self._accelerator.num_processes == 1:
+            return numbers
+        everywhere = gather_object([numbers])
+        return {name: reduce(worst, (one[name] for one in everywhere)) for name in numbers}
 
     # ------------------------------------------------------------------ log-probs without gradient
 
@@ -341,6 +358,10 @@ class Updater:
         reference = self.reference_logprobs(probes)
         kind = self._settings.kl.estimator
         return float(torch.cat([kl_estimate(now[id(s)], reference[id(s)], kind) for s in probes]).mean())
+
+
+def _cut(record: dict[str, Any]) -> dict[str, Any]:
+    return {**record, "text": record["text"][:_DUMPED_TEXT]}
 
 
 def _spread(samples: list[Sample], count: int) -> list[Sample]:

@@ -1,0 +1,19 @@
+"""The short form of benchmarks/faults.py: kills at random moments, and a run as if there had been none."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_run_that_is_killed_ends_as_one_that_is_not() -> None:
+    done = subprocess.run(
+        [sys.executable, "benchmarks/faults.py", "--kills", "5", "--seed", "3"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"5 kills \(.*: (\d+) of \1 runs equal the one left alone", done.stdout), done.stdout
