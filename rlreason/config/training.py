@@ -116,7 +116,7 @@ class SftConfig(Section):
         description="derivations (written by the task), or a file of worked solutions, instructions or chats",
     )
     styles: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default={}, description="shares of the ways to think in derivations: guess, ramble, steps; {} = steps only"
+        default={}, description="shares of the ways to think: guess, ramble, steps; {} = steps only"
     )
     size: int = Field(
         default=320, ge=1, description="traces, or turns of the assistant, to train on, at most"

@@ -49,10 +49,10 @@ def traces(
     """Write one trace an example, in the order of the examples.
 
     `styles` gives the share of each way of thinking, and is met to within one trace: "steps" is the
-    generator's derivation, "guess" one of `GUESSES` with no arithmetic, "ramble" one to three of them; all end
-    in the right answer. Empty means steps only. Which example gets which style the seed decides. `field` is the config key that asked,
-    and `remedy` what else its user can do, for messages. Raises UserError for an unknown style, shares that
-    are not positive, and questions whose derivation cannot be written.
+    generator's derivation, "guess" one of `GUESSES` with no arithmetic, "ramble" one to three of them; all
+    end in the right answer. Empty means steps only. Which example gets which style the seed decides. `field`
+    is the config key that asked, and `remedy` what else its user can do, for messages. Raises UserError for
+    an unknown style, shares that are not positive, and questions whose derivation cannot be written.
     """
     chosen = _assign(styles or {"steps": 1.0}, len(examples), seed)
     written = []
