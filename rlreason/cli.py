@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rlreason.config import RunConfig, field_table, help_text, json_schema, load
 from rlreason.errors import UserError
+from rlreason.telemetry import no_telemetry
 
 DONE, FOUND, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all well; `check` or `doctor` found something; the user has something to change; Ctrl-C."""
@@ -56,7 +57,7 @@ def main_train(argv: Sequence[str], program: str = "train.py") -> int:
 
     def train() -> None:
         config = load(argv[0], argv[1:])
-        _no_telemetry()
+        no_telemetry()
         from rlreason.stages import run
 
         run(config)
@@ -83,7 +84,7 @@ def main_eval(argv: Sequence[str]) -> int:
 
     def evaluate() -> None:
         config = _config_for(arguments.model, arguments.config, arguments.overrides)
-        _no_telemetry()
+        no_telemetry()
         from rlreason.evaluation.command import evaluate_command
 
         evaluate_command(arguments.model, config)
@@ -112,7 +113,7 @@ def main_check(argv: Sequence[str]) -> int:
 
     def check_rewards() -> None:
         config = load(arguments.config, arguments.overrides)
-        _no_telemetry()
+        no_telemetry()
         from rlreason.check import check, show
         from rlreason.report.page import printed
 
@@ -145,7 +146,7 @@ def main_rescore(argv: Sequence[str]) -> int:
 
     def rescore_run() -> None:
         config = load(arguments.config, arguments.overrides)
-        _no_telemetry()
+        no_telemetry()
         from rlreason.report.page import printed
         from rlreason.rescore import out_path, rescore, show, write
 
@@ -231,7 +232,7 @@ def main_traces(argv: Sequence[str]) -> int:
 
     def write_traces() -> None:
         config = load(arguments.config, arguments.overrides)
-        _no_telemetry()
+        no_telemetry()
         from rlreason.traces import traces_command
 
         traces_command(config, arguments)
@@ -271,12 +272,6 @@ def _guarded(work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     return DONE
-
-
-def _no_telemetry() -> None:
-    """Keep the Hugging Face libraries, TRL's trainers among them, from reporting what is run here."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
 def _print_schema() -> int:

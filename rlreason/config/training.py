@@ -195,3 +195,17 @@ class LogConfig(Section):
         default=20, ge=0, description="save every so many steps; 0 = at the end only"
     )
     keep_checkpoints: int = Field(default=2, ge=1, description="newest checkpoints to keep")
+    trackers: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        BeforeValidator(as_list, json_schema_input_type=str | list[str]),
+    ] = Field(
+        default=(),
+        strict=False,
+        description="send numbers and config to tensorboard, wandb, trackio, mlflow, ... of accelerate; [] = none",
+    )
+    project: str = Field(
+        default="rlreason", min_length=1, description="project of the trackers; the run in it is called name"
+    )
+    track_samples: bool = Field(
+        default=False, description="send the shown samples to the trackers as well: questions and completions"
+    )

@@ -18,6 +18,7 @@ from rlreason.report.terminal import View
 from rlreason.runs import RunDirectory
 from rlreason.scoring import Scorer, readable, reward_model_path, without_own_model
 from rlreason.stages.context import RunContext
+from rlreason.stages.trackers import Trackers, check_trackers
 from rlreason.tasks import TaskData, load_tasks
 
 _SHOWN_LINES = 12
@@ -29,6 +30,7 @@ def run(config: RunConfig) -> None:
     Questions and rewards are checked before a model is loaded. Raises UserError for what the user has to
     change, KeyboardInterrupt after an interrupt, with everything saved and the way to go on printed.
     """
+    check_trackers(config.log.trackers)
     with Scorer(config) as scorer:
         _run(config, scorer)
 
@@ -50,12 +52,15 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
             view.note(left_out)
         context = RunContext(config, directory, view, data, scorer, accelerator)
         try:
+            context.trackers = Trackers.start(config, root, accelerator, view.note)
             _run_stages(context)
         except KeyboardInterrupt:
             view.close()
             if accelerator.is_main_process:
                 print(_how_to_go_on(directory), file=sys.stderr)
             raise
+        finally:
+            context.trackers.close()
 
 
 def _open(root: Path, config: RunConfig, accelerator: Any) -> RunDirectory:

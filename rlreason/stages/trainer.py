@@ -90,5 +90,5 @@ class Recorder(TrainerCallback):
             "lr": float(logs["learning_rate"]) if "learning_rate" in logs else None,
             "time": {"total": seconds, "left": seconds * (state.max_steps - state.global_step)},
         }
-        self._context.run.append_metrics(record)
+        self._context.record(record)
         self._context.view.step(record)
