@@ -20,7 +20,7 @@ _HELP = """\
 usage: python -m rlreason COMMAND ...
 
   train CONFIG [key.sub=value ...]                    train as CONFIG says
-  check CONFIG [key.sub=value ...]                    attack the rewards of CONFIG
+  check CONFIG [--rewards-only] [key.sub=value ...]   what to know before a run of CONFIG
   eval MODEL_OR_RUN --config CONFIG [key.sub=value ...]
                                                       measure a model or run as CONFIG says
   rescore RUN --config CONFIG [key.sub=value ...]     apply other rewards to a run's completions
@@ -96,13 +96,17 @@ def main_check(argv: Sequence[str]) -> int:
     """Run `python -m rlreason check` with the arguments after the command; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m rlreason check",
-        description="Try the rewards of a config on its questions, without a model: can every gold answer be "
-        "read, does it earn 1, and is nothing paid that deserves nothing? If not, the exit code is 1.",
+        description="The preflight of a run. Its rewards, without a model: can every gold answer be read, does it "
+        "earn 1, and is nothing paid that deserves nothing? Then its model: tokens and their mask, lengths, "
+        "memory, time and cost. The exit code is 1 for an error in either, and 0 for warnings.",
         allow_abbrev=False,
     )
     parser.add_argument("config", metavar="CONFIG", help="YAML file")
     parser.add_argument(
         "--questions", type=_count, default=20, metavar="N", help="questions to attack (%(default)s)"
+    )
+    parser.add_argument(
+        "--rewards-only", action="store_true", help="only what needs no model, in seconds and without torch"
     )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to single fields")
     try:
@@ -111,7 +115,7 @@ def main_check(argv: Sequence[str]) -> int:
         return int(stop.code or DONE)
     found = []
 
-    def check_rewards() -> None:
+    def check_run() -> None:
         config = load(arguments.config, arguments.overrides)
         no_telemetry()
         from rlreason.check import check, show
@@ -120,8 +124,15 @@ def main_check(argv: Sequence[str]) -> int:
         report = check(config, questions=arguments.questions)
         found.append(not report.sound)
         _print(printed(lambda console: show(report, console)))
+        if arguments.rewards_only:
+            return
+        from rlreason import preflight
 
-    return _guarded(check_rewards) or (FOUND if any(found) else DONE)
+        whole = preflight.examine(config, tell=lambda text: print(text, file=sys.stderr))
+        found.append(not whole.sound)
+        _print(printed(lambda console: preflight.show(whole, console)))
+
+    return _guarded(check_run) or (FOUND if any(found) else DONE)
 
 
 def main_rescore(argv: Sequence[str]) -> int:

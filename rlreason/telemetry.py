@@ -2,8 +2,8 @@
 
 import os
 
-# TRL's trainers and transformers report through huggingface_hub, which reads the first two when it is imported.
-# The others are what the trackers' own packages send of themselves, beside the numbers they were asked to.
+# TRL's trainers and transformers report through huggingface_hub, which reads the first two when it is
+# imported. The others are what packages of trackers send of themselves, beside what they were asked to.
 _OFF = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",

@@ -201,10 +201,13 @@ class LogConfig(Section):
     ] = Field(
         default=(),
         strict=False,
-        description="send numbers and config to tensorboard, wandb, trackio, mlflow, ... of accelerate; [] = none",
+        description="accelerate's trackers to send numbers to: tensorboard, wandb, trackio, mlflow, ...",
     )
     project: str = Field(
         default="rlreason", min_length=1, description="project of the trackers; the run in it is called name"
+    )
+    price_per_hour: float | None = Field(
+        default=None, ge=0, description="price of an hour of this machine, for the cost; null = none is told"
     )
     track_samples: bool = Field(
         default=False, description="send the shown samples to the trackers as well: questions and completions"

@@ -1,4 +1,4 @@
-"""The stages of a run, and the run itself. Nothing imports this room but the command line and the preflight."""
+"""The stages of a run, and the run itself. Only the command line and the preflight import this room."""
 
 from rlreason.telemetry import no_telemetry
 

@@ -40,9 +40,9 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
     with Scorer(without_own_model(config)) as rules:
         data, left_out = readable(config, rules, data)
     root = Path(config.output_dir) / config.name
-    accelerator = _accelerator(config)
+    accelerator = new_accelerator(config)
     from rlreason.stages.policies import check_new_model
-    from rlreason.stages.preflight import check_sources
+    from rlreason.stages.preflight import check_sources, memory_warning
 
     check_new_model(config)
     check_sources(config, data.held_out, reward_model_done=reward_model_path(config).is_dir())
@@ -50,6 +50,8 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
         view.note(_counts(data))
         if left_out:
             view.note(left_out)
+        if warning := memory_warning(config, accelerator.device):
+            view.note(f"warning: {warning}")
         context = RunContext(config, directory, view, data, scorer, accelerator)
         try:
             context.trackers = Trackers.start(config, root, accelerator, view.note)
@@ -76,7 +78,7 @@ def _view(accelerator: Any) -> View:
     return View(console=Console(file=io.StringIO()))
 
 
-def _accelerator(config: RunConfig) -> Any:
+def new_accelerator(config: RunConfig) -> Any:
     """Threads, seeds, libraries' chatter and telemetry, then accelerate's Accelerator."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch

@@ -4,8 +4,8 @@ Nothing is sent unless `log.trackers` names a tracker. Then its numbers and its 
 `log.track_samples` the shown samples. A tracker that fails is told of once and switched off: the run goes on,
 and all that it would have shown is in the run directory.
 
-`trackers.json` in the run directory says how far each tracker has come, so that a resumed run does not send a step
-twice, and by which id a tracker knows the run.
+`trackers.json` in the run directory says how far each tracker has come, so that a resumed run does not send a
+step twice, and by which id a tracker knows the run.
 """
 
 import difflib
@@ -161,8 +161,8 @@ class Trackers:
     def _off(self, name: str, error: Exception) -> None:
         self._running.pop(name, None)
         self._tell(
-            f"log.trackers: {name} failed ({_short(error)}) and is switched off. The run goes on; its numbers "
-            "are in metrics.jsonl"
+            f"log.trackers: {name} failed ({_short(error)}) and is switched off. The run goes on; its "
+            "numbers are in metrics.jsonl"
         )
 
     def _write_state(self) -> None:
@@ -171,7 +171,7 @@ class Trackers:
 
 
 def flat_config(config: RunConfig) -> dict[str, str | int | float | bool]:
-    """The resolved config as one level of dotted keys; what is no text, number or truth is written as JSON."""
+    """The resolved config as one level of dotted keys; what is no text or number is written as JSON."""
     flat: dict[str, str | int | float | bool] = {}
 
     def add(prefix: str, value: Any) -> None:

@@ -23,7 +23,7 @@ def environment(tmp_path: Path, **more: str) -> dict[str, str]:
 
 
 def every_trainer(write_config: Callable[..., Path]) -> Path:
-    """A config whose run has a TRL trainer, another one, the loop, its evaluation and a reward in a worker."""
+    """A config whose run has TRL's trainers, the loop, its evaluation and a reward in a worker."""
     return write_config(
         stage=["sft", "reward_model", "grpo"],
         reward_model={"questions": 6, "samples": 4, "batch_size": 4},
@@ -44,7 +44,7 @@ def record(tmp_path: Path) -> list[str]:
 
 
 def traced(calls: Path) -> tuple[str, ...]:
-    """The words before a command that write its calls to a file, below Python too; none where there is no strace."""
+    """Words before a command that write its calls to a file, also those that are not Python's."""
     if shutil.which("strace") is None:
         return ()
     words = ("strace", "-f", "-qq", "-e", "trace=%network", "-o", str(calls))

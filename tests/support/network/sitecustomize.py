@@ -1,6 +1,6 @@
-"""Python imports this at its start where it is on the path: every way out to a network is recorded, and shut.
+"""Python imports this at its start where it is on the path: each way to a network is recorded, and shut.
 
-The record is the file `$NETWORK_RECORD`, a line for each try, those of this machine's own addresses among them.
+The record is the file `$NETWORK_RECORD`, a line for each try, those of this machine's own addresses too.
 """
 
 import os
