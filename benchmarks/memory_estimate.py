@@ -2,9 +2,9 @@
 
     python benchmarks/memory_estimate.py configs/quickstart.yaml stage=grpo grpo.steps=2
 
-Trains as the config and its overrides say, in a folder of its own, and prints the peak of resident memory: each
-process of the run with its own high-water mark, so that the sum is no less than what was ever in use. The estimate
-is what the run itself says before it starts, in its last line that begins with "memory".
+Trains as the config and its overrides say, in a folder of its own, and prints the peak of resident memory:
+each process of the run with its own high-water mark, so that the sum is no less than what was ever in use.
+The estimate is what the run itself says in its plan.
 """
 
 import argparse

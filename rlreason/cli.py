@@ -96,9 +96,9 @@ def main_check(argv: Sequence[str]) -> int:
     """Run `python -m rlreason check` with the arguments after the command; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m rlreason check",
-        description="The preflight of a run. Its rewards, without a model: can every gold answer be read, does it "
-        "earn 1, and is nothing paid that deserves nothing? Then its model: tokens and their mask, lengths, "
-        "memory, time and cost. The exit code is 1 for an error in either, and 0 for warnings.",
+        description="The preflight of a run. Its rewards, without a model: can every gold answer be read, "
+        "does it earn 1, and is nothing paid that deserves nothing? Then its model: tokens and their mask, "
+        "lengths, memory, time and cost. The exit code is 1 for an error in either, and 0 for warnings.",
         allow_abbrev=False,
     )
     parser.add_argument("config", metavar="CONFIG", help="YAML file")

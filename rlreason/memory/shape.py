@@ -17,9 +17,10 @@ _WORDS = 2000
 
 @dataclass(frozen=True)
 class ModelShape:
-    """`trainable` of `parameters` train; `embedding` are those of the token embedding, `tied` to the head or not.
+    """`trainable` of `parameters` train; `embedding` are those of the token embedding.
 
-    `intermediate` is the width of the feed-forward part that one token goes through.
+    `tied` says whether it is the head too. `intermediate` is the width of the feed-forward part that one
+    token goes through.
     """
 
     parameters: int
@@ -74,7 +75,7 @@ def shape_of(model: Any) -> ModelShape:
 def new_shape(config: ModelConfig) -> ModelShape:
     """The shape of the model that `config` names, before it is loaded: no weights are read or made.
 
-    Raises UserError if there is no such model. The vocabulary of a tokenizer that is yet to be made is a guess.
+    Raises UserError if there is no such model. The vocabulary of a tokenizer still to be made is a guess.
     """
     if config.scratch is None:
         settings = model_config(config, config.path, "model.path")

@@ -1,11 +1,12 @@
 """The memory of each stage: what is always there, and the largest of what comes and goes.
 
-Master weights and optimizer are float32 (4 bytes a number); what is computed in bfloat16 takes 2. Terms are named
-after what they belong to, so that a warning can say which setting lowers which.
+Master weights and optimizer are float32 (4 bytes a number); what is computed in bfloat16 takes 2. Each part
+says which setting lowers it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -139,10 +140,10 @@ def micro_batch(config: RunConfig, prompts: Prompts) -> tuple[bool, int, int, in
 def activation_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype, *, checkpointing: bool) -> int:
     """What the forward pass of a decoder keeps for the backward pass, its head aside.
 
-    H hidden, Q queries of all heads, I feed-forward width. Of a token and layer, in float32: input, normalised
-    input and product of each of two norms (6 H); queries, keys, values and output of attention, keys and values
-    repeated for all heads (4 Q); gate, activation, up and their product (4 I). Under autocast, the norms stay
-    float32 (4 H), and every product keeps its own input in half precision (5 H + 4 Q + 4 I).
+    H hidden, Q queries of all heads, I feed-forward width. Of a token and layer, in float32: input,
+    normalised input and product of each of two norms (6 H); queries, keys, values and output of attention,
+    keys and values repeated for all heads (4 Q); gate, activation, up and their product (4 I). Under autocast
+    the norms stay float32 (4 H), and every product keeps its own input in half precision (5 H + 4 Q + 4 I).
     """
     hidden, queries = shape.hidden, shape.heads * shape.head_dim
     if dtype == torch.float32:
@@ -168,7 +169,7 @@ def _head_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype) -> int:
 def _sampler_copy(config: RunConfig, shape: ModelShape, dtype: torch.dtype, device: torch.device) -> int:
     """The native engine's weights. On a processor they are laid out anew, so that none are shared.
 
-    Elsewhere float32 shares what it does not fuse, which is about half. transformers samples from the weights.
+    Elsewhere float32 shares what it does not fuse, about half. transformers samples from the weights.
     """
     if config.rollout.engine == "transformers":
         return 0
@@ -198,7 +199,8 @@ def _supervised(
 ) -> Estimate:
     """The stages on transformers' trainers; a row counts as long as the longest."""
     dtype = resolve_precision(config.model.precision, device)
-    settings = {"pretrain": config.pretrain, "sft": config.sft, "reward_model": config.reward_model}[stage]
+    sections = {"pretrain": config.pretrain, "sft": config.sft, "reward_model": config.reward_model}
+    settings: Any = sections[stage]
     row, sides = prompts.row, 1
     if stage == "pretrain":
         row = config.pretrain.sequence_tokens

@@ -180,14 +180,14 @@ def _found(
     )
     if left_out:
         found.warn(
-            f"prompt.max_tokens={config.prompt.max_tokens}: {left_out} of {left_out + len(rendered)} training "
-            "prompts are longer and are left out; raise it"
+            f"prompt.max_tokens={config.prompt.max_tokens}: {left_out} of {left_out + len(rendered)} "
+            "training prompts are longer and are left out; raise it"
         )
     if begins == 0 and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]:
         found.warn(
-            f"model.path: its tokenizer begins a text with {tokenizer.bos_token!r}, and its chat template does "
-            "not write it, so that prompts begin as the model may never have seen; correct chat_template in "
-            "its tokenizer_config.json"
+            f"model.path: its tokenizer begins a text with {tokenizer.bos_token!r}, and its chat "
+            "template does not write it, so that prompts begin as the model may never have seen; "
+            "correct chat_template in its tokenizer_config.json"
         )
     if warning := warning_text(estimate, size):
         found.warn(warning)
@@ -224,8 +224,8 @@ def _check_end(found: Preflight, title: str, *, ended: bool) -> None:
     if ended and not (last.kind == "end" and last.loss):
         why = "carries no loss" if last.kind == "end" else "ends no turn"
         found.fail(
-            f"model.path: {title} ends with {last.text!r} (id {last.id}), which {why}, so that the model would "
-            "not learn to stop; set eos_token_id in generation_config.json and eos_token in "
+            f"model.path: {title} ends with {last.text!r} (id {last.id}), which {why}, so that the model "
+            "would not learn to stop; set eos_token_id in generation_config.json and eos_token in "
             "tokenizer_config.json to the token that ends a turn of its chat template"
         )
 
@@ -239,8 +239,8 @@ def _judge(found: Preflight, trial: Trial) -> None:
     later = "" if found.is_start else f". The stages before {config.online_stage} may change that"
     at = "" if trial.limit == limit else f" at {trial.limit} tokens already, where sampling was ended here"
     said = (
-        f"rollout.max_new_tokens={limit}: {cut:.0%} of {count} completions were cut off{at}; raise it, or ask "
-        f"for shorter answers in prompt.system{later}"
+        f"rollout.max_new_tokens={limit}: {cut:.0%} of {count} completions were cut off{at}; raise it, or "
+        f"ask for shorter answers in prompt.system{later}"
     )
     if cut == 1 and found.is_start and not at:
         found.fail(said)

@@ -8,8 +8,10 @@ from rlreason.config import RunConfig
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds, measured: of a prompt's pass and of one more token for each of `width` sequences side by side;
-    of scoring a completion; of an update, apart from its size (`update_fixed`), and for each token in its rows.
+    """Seconds, measured: `prefill` of `width` prompts, `token` of one more token for each of them.
+
+    `score` is of a completion, `update_fixed` of an optimizer step apart from its rows, `update_token` of
+    each token in them.
     """
 
     width: int

@@ -106,9 +106,8 @@ def _lengths(found: Preflight) -> Iterator[RenderableType]:
         return
     trial = found.trial
     where = "" if trial.limit == found.config.rollout.max_new_tokens else ", where sampling was ended here"
-    yield line(
-        f"cut off at {trial.limit:,} tokens{where}: {trial.cut_off:.0%} of {counted(len(trial.samples), 'completion')}"
-    )
+    count = counted(len(trial.samples), "completion")
+    yield line(f"cut off at {trial.limit:,} tokens{where}: {trial.cut_off:.0%} of {count}")
     if not found.is_start:
         yield line(
             f"of the model as it is now; the stages before {found.config.online_stage} will change that",
@@ -136,8 +135,8 @@ def _time(found: Preflight) -> Iterator[RenderableType]:
     )
     yield _table([*rows, ("in all", f"{duration(seconds)}{cost}")])
     yield line(
-        "assumed: completions stay as long as they are now, no round of dynamic sampling, nothing else on this machine; "
-        "loading and saving are not counted",
+        "assumed: completions stay as long as they are now, no round of dynamic sampling, nothing else on "
+        "this machine; loading and saving are not counted",
         QUIET,
     )
 

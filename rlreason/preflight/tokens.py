@@ -33,7 +33,7 @@ def tokens(
     mask: Sequence[bool],
     eos_ids: Sequence[int],
 ) -> list[Token]:
-    """Each token of a prompt and its completion. The prefill is the end of the prompt that the template wrote."""
+    """Each token of a prompt and its completion; the prefill is what the template wrote of the latter."""
     tokenizer: Any = renderer.tokenizer
     ids = [*prompt.ids, *completion]
     prefilled = _prefill_tokens(tokenizer, prompt)
@@ -62,7 +62,7 @@ def _prefill_tokens(tokenizer: Any, prompt: RenderedPrompt) -> int:
 
 
 def beginnings(tokenizer: Any, ids: Sequence[int]) -> int | None:
-    """How often the beginning-of-sequence token stands at the start of a prompt; None if there is no such token.
+    """How often the beginning-of-sequence token stands at the start of a prompt; None if there is none.
 
     Some templates write it in front of every turn: later ones are no mistake.
     """
