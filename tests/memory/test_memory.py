@@ -9,7 +9,16 @@ from tiny import tiny_model, tiny_policy, with_lora
 
 from rlreason.config import RunConfig
 from rlreason.memory import (
-    Estimate, Machine, ModelShape, Part, Prompts, estimate_online, estimate_run, new_shape, shape_of, warning_text,
+    Estimate,
+    Machine,
+    ModelShape,
+    Part,
+    Prompts,
+    estimate_online,
+    estimate_run,
+    new_shape,
+    shape_of,
+    warning_text,
 )  # fmt: skip
 from rlreason.memory.stages import activation_bytes, micro_batch
 from rlreason.policy.forward import CompletionLogprobs
@@ -19,8 +28,8 @@ from rlreason.stages.preflight import memory_warning
 CPU = torch.device("cpu")
 # 10 million parameters, of which 2 million are the embedding, tied to the head.
 SHAPE = ModelShape(
-    parameters=10_000_000, trainable=10_000_000, embedding=2_000_000, tied=True, layers=4, hidden=200, heads=4,
-    kv_heads=2, head_dim=50, intermediate=600, vocabulary=10_000,
+    parameters=10_000_000, trainable=10_000_000, embedding=2_000_000, tied=True, layers=4, hidden=200,
+    heads=4, kv_heads=2, head_dim=50, intermediate=600, vocabulary=10_000,
 )  # fmt: skip
 
 
@@ -35,7 +44,7 @@ def sizes(estimate: Estimate) -> dict[str, int]:
 def test_the_shape_is_what_the_config_of_the_model_says() -> None:
     model = tiny_model("llama")
     shape = shape_of(model)
-    # 32 wide, 40 tokens, not tied: two tables. A layer: q and o 32 x 32, k and v 16 x 32, three of 32 x 48, two norms.
+    # 32 wide, 40 tokens, two tables. A layer: q and o 32 x 32, k and v 16 x 32, three of 32 x 48, two norms.
     layer = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 48 + 2 * 32
     assert shape.parameters == shape.trainable == 2 * 40 * 32 + 2 * layer + 32
     assert shape.body == 2 * layer + 32
@@ -101,7 +110,7 @@ def test_many_long_sequences_make_sampling_the_moment_that_counts() -> None:
     shape = ModelShape(**{**vars(SHAPE), "trainable": 1000, "kv_heads": 4})
     estimate = estimate_online(made, shape, Prompts(24, 1024), CPU)
     assert estimate.moment == "sampling"
-    # 1024 positions and a sixteenth, in blocks of 32: 1088. Keys and values of 4 layers, 4 heads of 50, 4 bytes.
+    # 1024 positions and a sixteenth, in blocks: 1088. Keys and values, 4 layers, 4 heads of 50, float32.
     cache = 2 * 4 * 4 * 50 * 4 * 100 * 1088
     logits = 100 * 10_000 * 16
     assert sizes(estimate)["cache of 100 sequences"] == cache + logits
@@ -157,7 +166,7 @@ def test_activations_are_what_autograd_keeps(name: str, grouped: int, dtype: tor
 
 
 def test_checkpointing_keeps_the_input_of_each_layer_and_one_layer_whole() -> None:
-    # Float32: 6 x 200 + 4 x 200 + 4 x 600 = 4,400 numbers a token and layer; with checkpointing 200 in each of 4.
+    # 6 x 200 + 4 x 200 + 4 x 600 = 4,400 numbers a token and layer; with checkpointing 200 in each of 4.
     assert activation_bytes(SHAPE, 10, torch.float32, checkpointing=False) == 10 * 4 * 4 * 4_400
     assert activation_bytes(SHAPE, 10, torch.float32, checkpointing=True) == 10 * 4 * (4 * 200 + 4_400)
 
