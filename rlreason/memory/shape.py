@@ -52,24 +52,30 @@ def shape_of(model: Any) -> ModelShape:
     settings = causal_lm.config.get_text_config()
     embedding = causal_lm.get_input_embeddings().weight
     head = causal_lm.get_output_embeddings()
-    hidden = int(settings.hidden_size)
-    heads = int(settings.num_attention_heads)
-    kv_heads = int(getattr(settings, "num_key_value_heads", None) or heads)
-    inner = getattr(settings, "intermediate_size", None) or getattr(settings, "n_inner", None) or 4 * hidden
-    experts = int(getattr(settings, "num_experts_per_tok", None) or 1)
+    hidden = _size(settings, "hidden_size", int(embedding.shape[1]))
+    heads = _size(settings, "num_attention_heads", 1)
+    inner = _size(settings, "intermediate_size", _size(settings, "n_inner", 4 * hidden))
     return ModelShape(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         embedding=embedding.numel(),
         tied=head is None or getattr(head, "weight", None) is embedding,
-        layers=int(settings.num_hidden_layers),
+        layers=_size(settings, "num_hidden_layers", 1),
         hidden=hidden,
         heads=heads,
-        kv_heads=kv_heads,
-        head_dim=int(getattr(settings, "head_dim", None) or hidden // heads),
-        intermediate=int(inner) * experts,
+        kv_heads=_size(settings, "num_key_value_heads", heads),
+        head_dim=_size(settings, "head_dim", hidden // heads),
+        intermediate=inner * _size(settings, "num_experts_per_tok", 1),
         vocabulary=int(embedding.shape[0]),
     )
+
+
+def _size(settings: Any, name: str, default: int) -> int:
+    """A size of a transformers config, the largest where layers differ; `default` where it has none."""
+    value = getattr(settings, name, None)
+    if isinstance(value, list | tuple):
+        value = max(value, default=None)
+    return int(value) if value else default
 
 
 def new_shape(config: ModelConfig) -> ModelShape:

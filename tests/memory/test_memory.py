@@ -65,6 +65,13 @@ def test_the_shape_of_a_model_that_is_not_loaded_is_that_of_the_loaded_one() -> 
     assert shape.tied
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "phi3", "granite"])
+def test_every_model_has_a_shape(name: str) -> None:
+    shape = shape_of(tiny_model(name))
+    assert shape.parameters == sum(p.numel() for p in tiny_model(name).parameters())
+    assert (shape.layers, shape.hidden, shape.heads) == (2, 32, 4)
+
+
 def test_full_fine_tuning_holds_seven_numbers_a_weight_with_reference_and_sampler() -> None:
     made = config(rollout={"max_new_tokens": 12, "precision": "float32"})
     found = sizes(estimate_online(made, SHAPE, Prompts(20, 32), CPU))
