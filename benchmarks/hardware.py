@@ -59,7 +59,7 @@ class Memory:
         self._process = self._device = 0
 
     def reset(self) -> None:
-        self._process = max(self._process, _peak_rss(os.getpid()))
+        self._process = max(self._process, peak_rss(os.getpid()))
         with suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         if self._cuda:
@@ -72,8 +72,8 @@ class Memory:
         import psutil
 
         # Workers that score: each with its own peak, so that the sum is no less than what was ever in use.
-        helpers = sum(_peak_rss(child.pid) for child in psutil.Process().children(recursive=True))
-        step = _peak_rss(os.getpid()) + helpers
+        helpers = sum(peak_rss(child.pid) for child in psutil.Process().children(recursive=True))
+        step = peak_rss(os.getpid()) + helpers
         resets = Path("/proc/self/clear_refs").exists()
         found: dict[str, int | None] = {
             "step": step if resets else None,
@@ -88,7 +88,7 @@ class Memory:
         return found
 
 
-def _peak_rss(pid: int) -> int:
+def peak_rss(pid: int) -> int:
     """The high-water mark of a process's resident memory; where that is not told, what it holds now."""
     import psutil
 

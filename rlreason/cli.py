@@ -14,6 +14,7 @@ from types import FrameType
 
 from rlreason.config import RunConfig, field_table, help_text, json_schema, load
 from rlreason.errors import UserError
+from rlreason.telemetry import no_telemetry
 
 DONE, FOUND, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
 """Exit codes: all well; `check` or `doctor` found something; the user has something to change; Ctrl-C."""
@@ -22,7 +23,7 @@ _HELP = """\
 usage: python -m rlreason COMMAND ...
 
   train CONFIG [key.sub=value ...]                    train as CONFIG says
-  check CONFIG [key.sub=value ...]                    attack the rewards of CONFIG
+  check CONFIG [--rewards-only] [key.sub=value ...]   what to know before a run of CONFIG
   eval MODEL_OR_RUN --config CONFIG [key.sub=value ...]
                                                       measure a model or run as CONFIG says
   rescore RUN --config CONFIG [key.sub=value ...]     apply other rewards to a run's completions
@@ -60,7 +61,7 @@ def main_train(argv: Sequence[str], program: str = "train.py") -> int:
 
     def train() -> None:
         config = load(argv[0], argv[1:])
-        _no_telemetry()
+        no_telemetry()
         from rlreason.stages import run
 
         run(config)
@@ -87,7 +88,7 @@ def main_eval(argv: Sequence[str]) -> int:
 
     def evaluate() -> None:
         config = _config_for(arguments.model, arguments.config, arguments.overrides)
-        _no_telemetry()
+        no_telemetry()
         from rlreason.evaluation.command import evaluate_command
 
         evaluate_command(arguments.model, config)
@@ -99,13 +100,17 @@ def main_check(argv: Sequence[str]) -> int:
     """Run `python -m rlreason check` with the arguments after the command; return the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m rlreason check",
-        description="Try the rewards of a config on its questions, without a model: can every gold answer be "
-        "read, does it earn 1, and is nothing paid that deserves nothing? If not, the exit code is 1.",
+        description="The preflight of a run. Its rewards, without a model: can every gold answer be read, "
+        "does it earn 1, and is nothing paid that deserves nothing? Then its model: tokens and their mask, "
+        "lengths, memory, time and cost. The exit code is 1 for an error in either, and 0 for warnings.",
         allow_abbrev=False,
     )
     parser.add_argument("config", metavar="CONFIG", help="YAML file")
     parser.add_argument(
         "--questions", type=_count, default=20, metavar="N", help="questions to attack (%(default)s)"
+    )
+    parser.add_argument(
+        "--rewards-only", action="store_true", help="only what needs no model, in seconds and without torch"
     )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="changes to single fields")
     try:
@@ -114,17 +119,24 @@ def main_check(argv: Sequence[str]) -> int:
         return int(stop.code or DONE)
     found = []
 
-    def check_rewards() -> None:
+    def check_run() -> None:
         config = load(arguments.config, arguments.overrides)
-        _no_telemetry()
+        no_telemetry()
         from rlreason.check import check, show
         from rlreason.report.page import printed
 
         report = check(config, questions=arguments.questions)
         found.append(not report.sound)
         _print(printed(lambda console: show(report, console)))
+        if arguments.rewards_only:
+            return
+        from rlreason import preflight
 
-    return _guarded(check_rewards) or (FOUND if any(found) else DONE)
+        whole = preflight.examine(config, tell=lambda text: print(text, file=sys.stderr))
+        found.append(not whole.sound)
+        _print(printed(lambda console: preflight.show(whole, console)))
+
+    return _guarded(check_run) or (FOUND if any(found) else DONE)
 
 
 def main_rescore(argv: Sequence[str]) -> int:
@@ -149,7 +161,7 @@ def main_rescore(argv: Sequence[str]) -> int:
 
     def rescore_run() -> None:
         config = load(arguments.config, arguments.overrides)
-        _no_telemetry()
+        no_telemetry()
         from rlreason.report.page import printed
         from rlreason.rescore import out_path, rescore, show, write
 
@@ -263,7 +275,7 @@ def main_traces(argv: Sequence[str]) -> int:
 
     def write_traces() -> None:
         config = load(arguments.config, arguments.overrides)
-        _no_telemetry()
+        no_telemetry()
         from rlreason.traces import traces_command
 
         traces_command(config, arguments)
@@ -326,12 +338,6 @@ def _let_idle_threads_sleep() -> None:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt("SIGTERM")
-
-
-def _no_telemetry() -> None:
-    """Keep the Hugging Face libraries, TRL's trainers among them, from reporting what is run here."""
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ.setdefault("DO_NOT_TRACK", "1")
 
 
 def _print_schema() -> int:

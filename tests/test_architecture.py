@@ -48,13 +48,28 @@ def test_the_rooms_of_the_flow_do_not_import_each_other(room: str) -> None:
     assert not crossed
 
 
-def test_nothing_imports_stages_but_the_command_line() -> None:
+def test_nothing_imports_stages_but_the_command_line_and_the_preflight() -> None:
     crossed = {
         file
         for file, name in arrows("rlreason")
         if within(name, "rlreason.stages") and not file.startswith(str(Path("rlreason", "stages")))
     }
+    crossed = {file for file in crossed if not file.startswith(str(Path("rlreason", "preflight")))}
     assert crossed <= {str(Path("rlreason", "cli.py"))}
+
+
+def test_nothing_imports_the_preflight_but_the_command_line() -> None:
+    inside = str(Path("rlreason", "preflight"))
+    crossed = {
+        f for f, name in arrows("rlreason") if within(name, "rlreason.preflight") and not f.startswith(inside)
+    }
+    assert crossed <= {str(Path("rlreason", "cli.py"))}
+
+
+def test_memory_knows_the_config_and_the_policy_alone() -> None:
+    allowed = [f"rlreason.{name}" for name in ("memory", "config", "policy", "errors")]
+    ours = {(f, name) for f, name in arrows("rlreason/memory") if within(name, "rlreason")}
+    assert not [(f, n) for f, n in ours if n != "rlreason" and not any(within(n, a) for a in allowed)]
 
 
 def test_rewards_import_neither_torch_nor_rlreason() -> None:

@@ -202,3 +202,20 @@ class LogConfig(Section):
     keep_checkpoints: int = Field(
         default=2, ge=1, description="newest checkpoints to keep, beside the best by held-out accuracy"
     )
+    trackers: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...],
+        BeforeValidator(as_list, json_schema_input_type=str | list[str]),
+    ] = Field(
+        default=(),
+        strict=False,
+        description="accelerate's trackers to send numbers to: tensorboard, wandb, trackio, mlflow, ...",
+    )
+    project: str = Field(
+        default="rlreason", min_length=1, description="project of the trackers; the run in it is called name"
+    )
+    price_per_hour: float | None = Field(
+        default=None, ge=0, description="price of an hour of this machine, for the cost; null = none is told"
+    )
+    track_samples: bool = Field(
+        default=False, description="send the shown samples to the trackers as well: questions and completions"
+    )

@@ -1,7 +1,8 @@
 """What every stage of a run works with."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from rlreason.evaluation.statistics import Answered
 from rlreason.report.terminal import View
 from rlreason.runs import RunDirectory
 from rlreason.scoring import Scorer
+from rlreason.stages.trackers import Trackers
 from rlreason.tasks import TaskData
 
 
@@ -32,6 +34,12 @@ class RunContext:
     reward_model: Path | None = None
     before: Evaluation | None = None
     after: Evaluation | None = None
+    trackers: Trackers = field(default_factory=Trackers)
+
+    def record(self, line: Mapping[str, Any]) -> None:
+        """Write a line of metrics, and send its numbers to the trackers."""
+        self.run.append_metrics(line)
+        self.trackers.metrics(line)
 
     def save_evaluation(self, label: str, evaluation: Evaluation) -> None:
         """Keep an evaluation, every completion included, in `evaluations/<label>.json`."""
@@ -43,6 +51,7 @@ class RunContext:
             )
 
         self.run.save_directory(f"evaluations/{label}", write)
+        self.trackers.evaluation(label, evaluation.summary)
 
     def load_evaluation(self, label: str) -> Evaluation | None:
         """The evaluation that `save_evaluation` kept, or None."""

@@ -131,7 +131,7 @@ class ExactTrainer(Trainer):
             "time": {"total": seconds, "left": seconds * (self.state.max_steps - step)},
         }
         self._loss_sum, self._losses, self._skipped = 0.0, 0, 0
-        self._context.run.append_metrics(record)
+        self._context.record(record)
         self._context.view.step(record)
 
     def _stop_asked(self) -> bool:

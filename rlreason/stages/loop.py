@@ -231,13 +231,13 @@ def record(
     clock.lap("record")
     line["time"] = clock.finish(tokens=line["tokens"], steps_left=settings.steps - setup.step)
     context.run.append_samples(sample_records(config.online_stage, setup.step, samples))
-    context.run.append_metrics(line)
+    context.record(line)
     context.view.step(line)
     for text in told:
         context.view.note(text)
     tell_failures(context, setup, drawn)
     if config.log.sample_every and setup.step % config.log.sample_every == 0:
-        show_sample(context, samples)
+        show_sample(context, setup.step, samples)
     best = False
     if config.eval.every and setup.step % config.eval.every == 0 and setup.step < settings.steps:
         best = is_best(setup, evaluate(context, setup, f"step-{setup.step:06d}"))
@@ -262,12 +262,15 @@ def tell_failures(context: RunContext, setup: OnlineSetup, drawn: list[Sample]) 
             )
 
 
-def show_sample(context: RunContext, samples: list[Sample]) -> None:
+def show_sample(context: RunContext, step: int, samples: list[Sample]) -> None:
     """Show the first sample of the first group that has signal, or of the first group."""
     shown = next((s for s in samples if s.advantage > 0), samples[0])
     scores = {name: (part.value, part.reason) for name, part in shown.score.parts.items()}
     text = shown.prompt.prefill + shown.text
-    context.view.sample(shown.prompt.example.question, text, scores, shown.advantage)
+    question = shown.prompt.example.question
+    context.view.sample(question, text, scores, shown.advantage)
+    if context.config.log.track_samples:
+        context.trackers.sample(context.config.online_stage, step, f"{question}\n\n{text}")
 
 
 def finish(context: RunContext, setup: OnlineSetup) -> None:

@@ -1,6 +1,7 @@
 """What the loop works with: prepared before its first step, or put back by a resumed run."""
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlreason.doctor import Doctor, examine, read_run
@@ -10,6 +11,7 @@ from rlreason.policy.chat import RenderedPrompt, Renderer, check_context, render
 from rlreason.policy.checkpoint import load_training_state, save_training_state
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy
+from rlreason.report.terminal import Plan
 from rlreason.rollout import Engine, build_engine, sampling_of
 from rlreason.runs.manifest import other_versions
 from rlreason.stages.collect import Collector, PromptStream
@@ -47,8 +49,27 @@ class OnlineSetup:
 
 def prepare(context: RunContext, method: "Method") -> OnlineSetup:
     """Load or resume policy, sampler and optimizer, show the plan, and measure the start."""
-    config = context.config
     saved = context.run.latest_checkpoint()
+    setup, plan, notes = assemble(context, method, saved)
+    context.view.plan(plan)
+    for line in notes:
+        context.view.note(line)
+    if saved is None:
+        context.run.rewind(0, context.config.online_stage)
+        context.before = evaluate(context, setup, "before")
+    else:
+        _resume(context, setup, saved[0])
+    return setup
+
+
+def assemble(
+    context: RunContext, method: "Method", saved: tuple[int, Path] | None
+) -> tuple[OnlineSetup, Plan, list[str]]:
+    """All that the loop works with, from the stage's start or the model of a checkpoint, and the plan.
+
+    The last are notes: what of this model is computed in another way, and why.
+    """
+    config = context.config
     start = context.start
     if saved is not None and config.model.lora is None:
         context.start = saved[1]
@@ -87,16 +108,8 @@ def prepare(context: RunContext, method: "Method") -> OnlineSetup:
         # Before the first step even the evaluation `before` is still to come.
         doctor=examine(read_run(context.run.root, until=saved[0] if saved is not None else -1)),
     )
-    isolated = context.scorer.isolated()
-    context.view.plan(online_plan(config, policy, engine_name, train, held_out, isolated))
-    for line in notes:
-        context.view.note(line)
-    if saved is None:
-        context.run.rewind(0, config.online_stage)
-        context.before = evaluate(context, setup, "before")
-    else:
-        _resume(context, setup, saved[0])
-    return setup
+    plan = online_plan(config, policy, engine_name, train, held_out, context.scorer.isolated())
+    return setup, plan, notes
 
 
 def _render(

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+from rewards.pool import cores
 from rlreason.config import RunConfig
+from rlreason.memory import Prompts, estimate_online, machine, shape_of, summary_text
 from rlreason.policy.chat import RenderedPrompt
 from rlreason.policy.model import Policy
 from rlreason.report.terminal import Plan
@@ -47,11 +49,21 @@ def online_plan(
     if isolated:
         budgets = ", ".join(f"{name} (at most {seconds:g} s)" for name, seconds in isolated.items())
         rows.append(("workers", f"in processes of their own: {budgets}"))
+    prompts = Prompts.rendered(config, max(len(prompt.ids) for prompt in [*train, *held_out]))
+    estimate = estimate_online(
+        config, shape_of(policy.model), prompts, policy.device, workers=workers_of(isolated)
+    )
+    rows.append(("memory", summary_text(estimate, machine(policy.device))))
     if rollout.top_p < 1 or rollout.top_k or rollout.min_p:
         rows.append(
             ("warning", "top_p, top_k or min_p cut the sampler's distribution; the loss assumes all of it")
         )
     return Plan(name=f"{config.name} · {config.online_stage.upper()}", rows=rows, loss=loss_formula(config))
+
+
+def workers_of(isolated: Mapping[str, float]) -> int:
+    """Worker processes that score, where there are rewards for them."""
+    return cores() if isolated else 0
 
 
 def _greedy(config: RunConfig) -> bool:

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from transformers import AutoTokenizer
 
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
+from rlreason.memory import Prompts, estimate_run, machine, new_shape, warning_text
 from rlreason.policy.critic import FIELD
 from rlreason.policy.scalar import check_outputs, check_same_tokens, model_config, source
 from rlreason.stages.reward_model import pairs_of_files
@@ -32,6 +34,19 @@ def check_sources(config: RunConfig, held_out: Sequence[Example], *, reward_mode
         tokenizer = _own_tokenizer(config)[1]
         if tokenizer is not None:
             check_same_tokens(config.model, start, tokenizer, FIELD)
+
+
+def memory_warning(config: RunConfig, device: torch.device) -> str | None:
+    """What to say of a run that the memory of this machine may not hold; None where it should.
+
+    Nothing is refused for it: an estimate can be wrong. A model that cannot be had is for others to tell of.
+    """
+    try:
+        shape = new_shape(config.model)
+    except (UserError, ValueError, AttributeError, TypeError, NotImplementedError):
+        return None
+    estimate = estimate_run(config, shape, Prompts.of_config(config), device)
+    return warning_text(estimate, machine(device))
 
 
 def _check_template(config: RunConfig) -> None:

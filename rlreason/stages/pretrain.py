@@ -284,7 +284,7 @@ def _measure(
     context: RunContext, policy: Policy, packed: Dataset, documents: int, *, step: int
 ) -> Perplexity:
     found = perplexity(policy, packed, documents=documents)
-    context.run.append_metrics(
+    context.record(
         {"stage": NAME, "step": step, "held_out_loss": found.loss, "held_out_tokens": found.tokens}
     )
     return found

@@ -20,6 +20,7 @@ from rlreason.runs import RunDirectory
 from rlreason.runs.directory import METRICS, REPORT
 from rlreason.scoring import Scorer, readable, reward_model_path, without_own_model
 from rlreason.stages.context import RunContext
+from rlreason.stages.trackers import Trackers, check_trackers
 from rlreason.tasks import TaskData, load_tasks
 
 _SHOWN_LINES = 12
@@ -31,6 +32,7 @@ def run(config: RunConfig) -> None:
     Questions and rewards are checked before a model is loaded. Raises UserError for what the user has to
     change, KeyboardInterrupt after an interrupt, with everything saved and the way to go on printed.
     """
+    check_trackers(config.log.trackers)
     with Scorer(config) as scorer:
         _run(config, scorer)
 
@@ -40,9 +42,9 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
     with Scorer(without_own_model(config)) as rules:
         data, left_out = readable(config, rules, data)
     root = Path(config.output_dir) / config.name
-    accelerator = _accelerator(config)
+    accelerator = new_accelerator(config)
     from rlreason.stages.policies import check_new_model
-    from rlreason.stages.preflight import check_sources
+    from rlreason.stages.preflight import check_sources, memory_warning
 
     check_new_model(config)
     check_sources(config, data.held_out, reward_model_done=reward_model_path(config).is_dir())
@@ -52,8 +54,11 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
         view.note(_counts(data))
         if left_out:
             view.note(left_out)
+        if warning := memory_warning(config, accelerator.device):
+            view.note(f"warning: {warning}")
         context = RunContext(config, directory, view, data, scorer, accelerator)
         try:
+            context.trackers = Trackers.start(config, root, accelerator, view.note)
             _run_stages(context)
         except KeyboardInterrupt:
             view.close()
@@ -64,6 +69,8 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
             if (root / METRICS).is_file():
                 view.note(f"report: {_report(context)}")
             raise
+        finally:
+            context.trackers.close()
 
 
 def _open(root: Path, config: RunConfig, accelerator: Any) -> RunDirectory:
@@ -79,7 +86,7 @@ def _view(accelerator: Any) -> View:
     return View(console=Console(file=io.StringIO()))
 
 
-def _accelerator(config: RunConfig) -> Any:
+def new_accelerator(config: RunConfig) -> Any:
     """Threads, seeds, libraries' chatter and telemetry, then accelerate's Accelerator."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     import torch

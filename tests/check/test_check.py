@@ -66,7 +66,7 @@ def open_holes(report: CheckReport, name: str) -> set[str]:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_shipped_config_passes(path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert cli.main(["check", str(path)]) == 0
+    assert cli.main(["check", "--rewards-only", str(path)]) == 0
     out = capsys.readouterr().out
     assert "ok  the gold answers earn 1, and no attack is paid like an answer" in out
     assert re.search(r"total .* no hole", out)
@@ -137,7 +137,9 @@ def test_a_hole_is_named_and_the_exit_code_is_1(
     path.write_text(
         json.dumps({"name": "own", "stage": "grpo", "task": {"source": "file", "name": config.task.name}})
     )
-    assert cli.main(["check", str(path), f"rewards={HOLES}:{name}", "eval.questions=2"]) == 1
+    assert (
+        cli.main(["check", "--rewards-only", str(path), f"rewards={HOLES}:{name}", "eval.questions=2"]) == 1
+    )
     out = " ".join(capsys.readouterr().out.split())
     assert cause in out
     for hole in expected:
@@ -333,7 +335,7 @@ def test_generated_questions_are_counted_by_their_place(tmp_path: Path) -> None:
 def test_what_cannot_be_used_has_exit_code_2(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture
 ) -> None:
-    assert cli.main(["check", *arguments]) == 2
+    assert cli.main(["check", "--rewards-only", *arguments]) == 2
     captured = capsys.readouterr()
     assert said in captured.err
     assert "Traceback" not in captured.err
@@ -358,7 +360,7 @@ def test_a_reward_that_never_answers_is_a_user_error(tmp_path: Path) -> None:
     "arguments", [[], ["configs/own_data.yaml", "--questions", "0"], ["a", "--questions", "x"]]
 )
 def test_a_malformed_command_has_exit_code_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
-    assert cli.main(["check", *arguments]) == 2
+    assert cli.main(["check", "--rewards-only", *arguments]) == 2
     assert "usage: python -m rlreason check" in capsys.readouterr().err
 
 

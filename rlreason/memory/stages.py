@@ -1,0 +1,254 @@
+"""The memory of each stage: what is always there, and the largest of what comes and goes.
+
+Master weights and optimizer are float32 (4 bytes a number); what is computed in bfloat16 takes 2. Each part
+says which setting lowers it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rlreason.config import RunConfig
+from rlreason.memory.shape import ModelShape
+from rlreason.policy.packing import Completion, plan_rows
+from rlreason.policy.precision import resolve_precision
+
+# Python with torch and transformers, and with TRL's trainers besides, on Linux: measured, 2026-11-27.
+_BASE = 600 * 2**20
+_TRAINERS = 200 * 2**20
+_WORKER = 150 * 2**20
+# The allocator keeps some of what was freed, in pieces that do not fit what comes next: measured as well.
+_SLACK = 0.08
+_CHUNK = 512  # tokens whose logits are computed at a time: `token_logprobs`
+_SHARED_ROW = 2048  # tokens of a row with several completions, at most: `rlreason.stages.update`
+
+
+@dataclass(frozen=True)
+class Part:
+    """`size` bytes; `setting` is what lowers it, empty where nothing does."""
+
+    name: str
+    size: int
+    setting: str = ""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The parts of the moment in which a stage takes most memory; `moment` says which that is."""
+
+    stage: str
+    moment: str
+    parts: tuple[Part, ...]
+
+    @property
+    def total(self) -> int:
+        return sum(part.size for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Tokens of the longest prompt, and of the longest row of examples that a trainer's batch holds."""
+
+    longest: int
+    row: int
+
+    @classmethod
+    def rendered(cls, config: RunConfig, longest: int) -> "Prompts":
+        """Where the longest prompt has that many tokens, and rows end where the limits do."""
+        return cls(longest, longest + config.rollout.max_new_tokens)
+
+    @classmethod
+    def of_config(cls, config: RunConfig) -> "Prompts":
+        """Upper bounds, before anything is rendered."""
+        return cls.rendered(config, config.prompt.max_tokens)
+
+
+def estimate_run(
+    config: RunConfig, shape: ModelShape, prompts: Prompts, device: torch.device, *, workers: int = 0
+) -> Estimate:
+    """The stage of a run that takes most."""
+    found = [
+        estimate_online(config, shape, prompts, device, workers=workers)
+        if stage in ("grpo", "ppo")
+        else _supervised(config, stage, shape, prompts, device)
+        for stage in config.stages
+    ]
+    return max(found, key=lambda estimate: estimate.total)
+
+
+# ---------------------------------------------------------------------- learning from its own completions
+
+
+def estimate_online(
+    config: RunConfig, shape: ModelShape, prompts: Prompts, device: torch.device, *, workers: int = 0
+) -> Estimate:
+    """The stage `grpo` or `ppo`: sampling and updating are never at the same time."""
+    stage, online = config.online_stage, config.online
+    dtype = resolve_precision(config.model.precision, device)
+    sampled = resolve_precision(config.rollout.precision, device)
+    earlier = bool(set(config.stages) - {"grpo", "ppo"})
+    held = [
+        *_base(device, trainers=earlier, workers=workers),
+        Part("weights", 4 * shape.parameters, "model.path (a smaller model)"),
+        Part("AdamW moments", 8 * shape.trainable, "model.lora={}"),
+        Part("sampler's copy", _sampler_copy(config, shape, sampled, device), "rollout.precision=bfloat16"),
+    ]
+    reference = online.kl.reference
+    if reference != "adapter_off" and not (reference == "start" and config.model.lora is not None):
+        held.append(Part("reference", 4 * shape.parameters, "model.lora={}, which needs none"))
+    critic = config.ppo.critic.kind == "separate" if stage == "ppo" else False
+    if critic:
+        held.append(Part("critic", 4 * shape.parameters + 8 * shape.trainable, f"{stage}.critic.kind=shared"))
+    shared, rows, width, tokens = micro_batch(config, prompts)
+    gradients = 4 * shape.trainable * (2 if critic else 1)
+    activations = activation_bytes(shape, tokens, dtype, checkpointing=config.model.gradient_checkpointing)
+    activations += _mask_bytes(shape, rows, width, dtype) if shared else 0
+    update = [
+        Part("gradients", gradients, "model.lora={}"),
+        Part(
+            f"activations of {tokens:,} tokens",
+            activations * (2 if critic else 1) + _head_bytes(shape, tokens, dtype),
+            f"{stage}.micro_batch_tokens, or model.gradient_checkpointing=true",
+        ),
+    ]
+    sampling = [_sampling(config, shape, prompts, sampled)]
+    now = [("updating", update), ("sampling", sampling)]
+    if config.model.lora is not None:
+        now.append(("saving", [Part("merged weights", 4 * shape.parameters)]))
+    return _largest(stage, held, now)
+
+
+def micro_batch(config: RunConfig, prompts: Prompts) -> tuple[bool, int, int, int]:
+    """The largest forward and backward pass: whether rows are shared, rows, row width, tokens in all.
+
+    As `policy.packing` cuts it, where all completions reach the limit; shorter ones fill the budget as well.
+    """
+    online, limit = config.online, config.rollout.max_new_tokens
+    budget, group = online.micro_batch_tokens, online.group_size
+    completions = [Completion(0, range(prompts.longest), range(limit))] * group
+    plan = plan_rows(completions, share_prompt=online.share_prompt, width=min(_SHARED_ROW, budget))
+    shared = any(len(row) > 1 for row in plan)
+    width = max(prompts.longest + limit * len(row) for row in plan)
+    in_step = len(plan) * online.prompts_per_step // online.minibatches
+    # Rows of other lengths come closer to the budget than those of one.
+    rows = max(1, min(in_step, -(-budget // width)))
+    return shared, rows, width, max(width, min(budget, in_step * width))
+
+
+def activation_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype, *, checkpointing: bool) -> int:
+    """What the forward pass of a decoder keeps for the backward pass, its head aside.
+
+    H hidden, Q queries of all heads, I feed-forward width. Of a token and layer, in float32: input,
+    normalised input and product of each of two norms (6 H); queries, keys, values and output of attention,
+    keys and values repeated for all heads (4 Q); gate, activation, up and their product (4 I). Under autocast
+    the norms stay float32 (4 H), and every product keeps its own input in half precision (5 H + 4 Q + 4 I).
+    """
+    hidden, queries = shape.hidden, shape.heads * shape.head_dim
+    if dtype == torch.float32:
+        layer = 4 * (6 * hidden + 4 * queries + 4 * shape.intermediate)
+    else:
+        layer = 4 * 4 * hidden + 2 * (5 * hidden + 4 * queries + 4 * shape.intermediate)
+    kept = tokens * (4 * hidden * shape.layers + layer if checkpointing else layer * shape.layers)
+    # Autocast keeps the weights it has converted until the backward pass is over.
+    return kept + (0 if dtype == torch.float32 else 2 * shape.body)
+
+
+def _mask_bytes(shape: ModelShape, rows: int, width: int, dtype: torch.dtype) -> int:
+    """Who sees whom in shared rows: each layer keeps its own copy."""
+    return shape.layers * rows * width * width * dtype.itemsize
+
+
+def _head_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype) -> int:
+    """Logits of a chunk, and the gradient of the head before it is added to that of the weights."""
+    chunk = min(_CHUNK, tokens) * shape.vocabulary * dtype.itemsize
+    return chunk + (4 * shape.embedding if shape.trainable > shape.parameters // 2 else 0)
+
+
+def _sampler_copy(config: RunConfig, shape: ModelShape, dtype: torch.dtype, device: torch.device) -> int:
+    """The native engine's weights. On a processor they are laid out anew, so that none are shared.
+
+    Elsewhere float32 shares what it does not fuse, about half. transformers samples from the weights.
+    """
+    if config.rollout.engine == "transformers":
+        return 0
+    if device.type != "cpu":
+        return dtype.itemsize * (shape.body // 2 if dtype == torch.float32 else shape.parameters)
+    own_embedding = 0 if dtype == torch.float32 else shape.embedding
+    return dtype.itemsize * (shape.body + shape.embedding + own_embedding)
+
+
+def _sampling(config: RunConfig, shape: ModelShape, prompts: Prompts, dtype: torch.dtype) -> Part:
+    """Keys and values of all slots at their longest, and the logits with what is drawn from them."""
+    online, evaluation = config.online, config.eval
+    wanted = max(online.prompts_per_step * online.group_size, evaluation.questions * evaluation.samples)
+    slots = min(config.rollout.max_sequences, wanted)
+    longest = prompts.longest + config.rollout.max_new_tokens
+    positions = -(-(longest + longest // 16) // 32) * 32  # `rollout.kernels.Cache`
+    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize * slots * positions
+    logits = slots * shape.vocabulary * (dtype.itemsize + 3 * 4)
+    return Part(f"cache of {slots} sequences", cache + logits, "rollout.max_sequences")
+
+
+# ---------------------------------------------------------------------- learning from examples
+
+
+def _supervised(
+    config: RunConfig, stage: str, shape: ModelShape, prompts: Prompts, device: torch.device
+) -> Estimate:
+    """The stages on transformers' trainers; a row counts as long as the longest."""
+    dtype = resolve_precision(config.model.precision, device)
+    sections = {"pretrain": config.pretrain, "sft": config.sft, "reward_model": config.reward_model}
+    settings: Any = sections[stage]
+    row, sides = prompts.row, 1
+    if stage == "pretrain":
+        row = config.pretrain.sequence_tokens
+    elif stage == "reward_model":
+        row, sides = min(row, config.reward_model.max_tokens), 2
+    rows = settings.batch_size * sides
+    tokens = rows * row
+    held = [
+        *_base(device, trainers=True, workers=0),
+        Part("weights", 4 * shape.parameters, "model.path (a smaller model)"),
+        Part("AdamW moments", 8 * shape.trainable, "model.lora={}"),
+    ]
+    if stage == "reward_model":
+        held.append(Part("the model so far", 4 * shape.parameters))
+    logits = 0
+    if stage == "pretrain":  # of all tokens at once, with their softmax and gradient
+        logits = 3 * 4 * tokens * shape.vocabulary
+    elif stage == "sft":
+        logits = _head_bytes(shape, tokens, dtype)
+    activations = activation_bytes(shape, tokens, dtype, checkpointing=config.model.gradient_checkpointing)
+    now: list[tuple[str, list[Part]]] = [
+        (
+            "updating",
+            [
+                Part("gradients", 4 * shape.trainable, "model.lora={}"),
+                Part(
+                    f"activations of {tokens:,} tokens",
+                    activations + logits,
+                    f"{stage}.batch_size, or model.gradient_checkpointing=true",
+                ),
+            ],
+        )
+    ]
+    return _largest(stage, held, now)
+
+
+def _base(device: torch.device, *, trainers: bool, workers: int) -> list[Part]:
+    """The program itself. It is not in the memory of a GPU."""
+    if device.type == "cuda":
+        return []
+    own = _BASE + (_TRAINERS if trainers else 0)
+    return [
+        Part("Python and libraries", own),
+        *([Part("reward workers", workers * _WORKER)] if workers else []),
+    ]
+
+
+def _largest(stage: str, held: Sequence[Part], now: Sequence[tuple[str, list[Part]]]) -> Estimate:
+    moment, parts = max(now, key=lambda one: sum(part.size for part in one[1]))
+    moving = sum(part.size for part in parts)
+    return Estimate(stage, moment, (*held, *parts, Part("allocator", int(_SLACK * moving))))

@@ -1,0 +1,122 @@
+"""A few completions and updates by the run's own parts: how long they are, and how long they take.
+
+The policy that is updated here is thrown away.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from rlreason.policy.chat import RenderedPrompt
+from rlreason.preflight.forecast import Rates
+from rlreason.rollout import Request
+from rlreason.seeds import derive_seed
+from rlreason.stages.collect import Sample
+from rlreason.stages.context import RunContext
+from rlreason.stages.loop_setup import OnlineSetup
+
+COMPLETIONS = 16
+"""Completions to sample in full, at least, in whole groups."""
+
+SECONDS = 60.0
+"""Longest time to sample them in; where it does not reach, they are cut off earlier and that is told."""
+
+_FEW, _MORE = 2, 10  # tokens of the two runs that tell a token's time from a prompt's
+
+
+@dataclass(frozen=True)
+class Trial:
+    """`limit` is where completions were cut off here, at most `rollout.max_new_tokens`."""
+
+    samples: list[Sample]
+    limit: int
+    rates: Rates
+
+    @property
+    def lengths(self) -> list[int]:
+        return [len(sample.rollout.completion_ids) for sample in self.samples]
+
+    @property
+    def cut_off(self) -> float:
+        return sum(sample.truncated for sample in self.samples) / len(self.samples)
+
+
+def try_out(
+    context: RunContext, setup: OnlineSetup, prompts: Sequence[RenderedPrompt], tell: Callable[[str], None]
+) -> Trial:
+    """Sample, score and update a little. Raises UserError where a step of the run would."""
+    online, limit = context.config.online, context.config.rollout.max_new_tokens
+    tell("measuring the sampler ...")
+    width, prefill, token = _sampler_speed(context, setup, prompts)
+    groups = min(max(1, -(-COMPLETIONS // online.group_size)), len(prompts))
+    reach = min(limit, max(1, int(SECONDS / max(token, 1e-9))))
+    tell(f"sampling {groups * online.group_size} completions ...")
+    collector = replace(setup.collector, sampling=replace(setup.collector.sampling, max_new_tokens=reach))
+    drawn = collector.sample(list(enumerate(prompts[:groups])), step=0)
+    started = time.perf_counter()
+    samples = collector.score(drawn)
+    score = (time.perf_counter() - started) / len(samples)
+    context.scorer.check([sample.score for sample in samples])
+    tell("measuring an update ...")
+    fixed, each = _update_speed(context, setup, samples)
+    return Trial(samples, reach, Rates(width, prefill, token, score, fixed, each))
+
+
+def _sampler_speed(
+    context: RunContext, setup: OnlineSetup, prompts: Sequence[RenderedPrompt]
+) -> tuple[int, float, float]:
+    """Sequences side by side, seconds for their prompts, and for one more token of each."""
+    online, rollout = context.config.online, context.config.rollout
+    width = min(rollout.max_sequences, online.prompts_per_step * online.group_size)
+    requests = []
+    for number in range(-(-width // online.group_size)):
+        seeds = tuple(derive_seed("speed", number, place) for place in range(online.group_size))
+        left = width - number * online.group_size
+        requests.append(Request(prompts[number % len(prompts)].ids, seeds[:left]))
+    few, more = (min(count, rollout.max_new_tokens) for count in (_FEW, _MORE))
+    setup.engine.generate(requests[:1], replace(setup.collector.sampling, max_new_tokens=1))  # warm
+    found = []
+    for count in (few, more):
+        started = time.perf_counter()
+        setup.engine.generate(requests, replace(setup.collector.sampling, max_new_tokens=count))
+        found.append(time.perf_counter() - started)
+    # The first token comes with the prompt.
+    token = max((found[1] - found[0]) / max(1, more - few), 1e-6)
+    return width, max(found[0] - token * (few - 1), 0.0), token
+
+
+def _update_speed(context: RunContext, setup: OnlineSetup, samples: list[Sample]) -> tuple[float, float]:
+    """Seconds of an optimizer step apart from its rows, and for each token in them."""
+    setup.method.advantage(setup, samples)
+    groups: dict[int, list[Sample]] = {}
+    for place, sample in enumerate(samples):
+        groups.setdefault(sample.group, []).append(sample)
+        if sample.tokens is None and sample.token_advantages is None:
+            # One that teaches nothing would be left out, and cost nothing.
+            sample.advantage = sample.advantage or (1.0 if place % 2 else -1.0)
+    online = context.config.online
+    step = getattr(getattr(online, "critic", None), "warmup_steps", 0) + 1
+    steps = online.epochs * online.minibatches
+    first = next(iter(groups.values()))
+    setup.updater.update(first, step)  # the first makes the moments
+    small = _timed(lambda: setup.updater.update(first, step))
+    tokens = [_row_tokens(online.share_prompt, part) * online.epochs for part in (first, samples)]
+    if len(groups) == 1:
+        return 0.0, small / max(1, tokens[0])
+    large = _timed(lambda: setup.updater.update(samples, step))
+    if large <= small:  # the clock is too coarse, or the machine too busy, to tell them apart
+        return 0.0, large / max(1, tokens[1])
+    each = (large - small) / max(1, tokens[1] - tokens[0])
+    return max(small - each * tokens[0], 0.0) / steps, each
+
+
+def _row_tokens(share: bool, samples: Sequence[Sample]) -> int:
+    prompts = {sample.group: len(sample.prompt.ids) for sample in samples}
+    read = sum(prompts.values()) if share else sum(len(sample.prompt.ids) for sample in samples)
+    return read + sum(len(sample.rollout.completion_ids) for sample in samples)
+
+
+def _timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

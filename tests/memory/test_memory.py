@@ -1,0 +1,221 @@
+"""The memory of a run: shapes, parts worked out by hand, what torch itself keeps, and what is said."""
+
+from typing import Any
+
+import pytest
+import torch
+from micro import MICRO, merged
+from tiny import tiny_model, tiny_policy, with_lora
+
+from rlreason.config import RunConfig
+from rlreason.memory import (
+    Estimate,
+    Machine,
+    ModelShape,
+    Part,
+    Prompts,
+    estimate_online,
+    estimate_run,
+    new_shape,
+    shape_of,
+    warning_text,
+)  # fmt: skip
+from rlreason.memory.stages import activation_bytes, micro_batch
+from rlreason.policy.forward import CompletionLogprobs
+from rlreason.policy.packing import Completion, pack
+from rlreason.stages.preflight import memory_warning
+
+CPU = torch.device("cpu")
+# 10 million parameters, of which 2 million are the embedding, tied to the head.
+SHAPE = ModelShape(
+    parameters=10_000_000, trainable=10_000_000, embedding=2_000_000, tied=True, layers=4, hidden=200,
+    heads=4, kv_heads=2, head_dim=50, intermediate=600, vocabulary=10_000,
+)  # fmt: skip
+
+
+def config(**changes: Any) -> RunConfig:
+    return RunConfig.model_validate(merged(MICRO, {"stage": "grpo", **changes}))
+
+
+def sizes(estimate: Estimate) -> dict[str, int]:
+    return {part.name: part.size for part in estimate.parts}
+
+
+def test_the_shape_is_what_the_config_of_the_model_says() -> None:
+    model = tiny_model("llama")
+    shape = shape_of(model)
+    # 32 wide, 40 tokens, two tables. A layer: q and o 32 x 32, k and v 16 x 32, three of 32 x 48, two norms.
+    layer = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 48 + 2 * 32
+    assert shape.parameters == shape.trainable == 2 * 40 * 32 + 2 * layer + 32
+    assert shape.body == 2 * layer + 32
+    assert (shape.layers, shape.hidden, shape.heads, shape.kv_heads, shape.head_dim) == (2, 32, 4, 2, 8)
+    assert not shape.tied
+    assert shape_of(tiny_model("llama tied")).tied
+    # An adapter of rank 4 on q: 4 x (32 + 32) numbers in each of two layers.
+    adapted = shape_of(with_lora(tiny_model("llama"), targets=["q_proj"]))
+    assert adapted.trainable == 2 * 4 * (32 + 32)
+    assert adapted.parameters == shape.parameters + adapted.trainable
+
+
+def test_the_shape_of_a_model_that_is_not_loaded_is_that_of_the_loaded_one() -> None:
+    made = config(model={"scratch": {"tokens": "bpe", "vocabulary": 500}})
+    shape = new_shape(made.model)
+    # 32 wide, tied. A layer: q and o 32 x 32, k and v 16 x 32, three of 32 x 64, two norms.
+    assert shape.parameters == 500 * 32 + 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 64 + 2 * 32) + 32
+    assert shape.tied
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "phi3", "granite"])
+def test_every_model_has_a_shape(name: str) -> None:
+    shape = shape_of(tiny_model(name))
+    assert shape.parameters == sum(p.numel() for p in tiny_model(name).parameters())
+    assert (shape.layers, shape.hidden, shape.heads) == (2, 32, 4)
+
+
+def test_full_fine_tuning_holds_seven_numbers_a_weight_with_reference_and_sampler() -> None:
+    made = config(rollout={"max_new_tokens": 12, "precision": "float32"})
+    found = sizes(estimate_online(made, SHAPE, Prompts(20, 32), CPU))
+    assert found["weights"] == found["reference"] == 40_000_000
+    assert found["AdamW moments"] == 80_000_000
+    assert found["gradients"] == 40_000_000
+    assert found["sampler's copy"] == 40_000_000  # 8 million of the layers, 2 of the head, 4 bytes each
+    bfloat16 = config(rollout={"max_new_tokens": 12, "precision": "bfloat16"})
+    # 2 bytes; the embedding is copied beside the head.
+    assert sizes(estimate_online(bfloat16, SHAPE, Prompts(20, 32), CPU))["sampler's copy"] == 24_000_000
+    general = config(rollout={"engine": "transformers"})
+    assert sizes(estimate_online(general, SHAPE, Prompts(20, 32), CPU))["sampler's copy"] == 0
+
+
+def test_an_adapter_needs_no_reference_and_few_moments() -> None:
+    shape = ModelShape(**{**vars(SHAPE), "trainable": 100_000})
+    made = config(model={"scratch": ..., "path": "embedded", "precision": "float32", "lora": {}})
+    found = sizes(estimate_online(made, shape, Prompts(20, 32), CPU))
+    assert "reference" not in found
+    assert found["AdamW moments"] == 800_000
+    other = config(
+        model={"scratch": ..., "path": "embedded", "precision": "float32", "lora": {}},
+        grpo={"kl": {"reference": "embedded"}},
+    )
+    assert sizes(estimate_online(other, shape, Prompts(20, 32), CPU))["reference"] == 40_000_000
+
+
+def test_a_critic_of_its_own_is_a_model_and_its_moments_more() -> None:
+    separate = sizes(estimate_online(config(stage="ppo"), SHAPE, Prompts(20, 32), CPU))
+    assert separate["critic"] == 40_000_000 + 80_000_000
+    assert separate["gradients"] == 80_000_000
+    shared = config(stage="ppo", ppo={"critic": {"kind": "shared"}})
+    assert "critic" not in sizes(estimate_online(shared, SHAPE, Prompts(20, 32), CPU))
+
+
+def test_many_long_sequences_make_sampling_the_moment_that_counts() -> None:
+    made = config(
+        rollout={"max_new_tokens": 1000, "max_sequences": 100, "precision": "float32"},
+        grpo={"prompts_per_step": 32, "group_size": 8, "micro_batch_tokens": 64, "share_prompt": False},
+        model={"scratch": {"max_positions": 4096}},
+        prompt={"max_tokens": 160},
+    )
+    shape = ModelShape(**{**vars(SHAPE), "trainable": 1000, "kv_heads": 4})
+    estimate = estimate_online(made, shape, Prompts(24, 1024), CPU)
+    assert estimate.moment == "sampling"
+    # 1024 positions and a sixteenth, in blocks: 1088. Keys and values, 4 layers, 4 heads of 50, float32.
+    cache = 2 * 4 * 4 * 50 * 4 * 100 * 1088
+    logits = 100 * 10_000 * 16
+    assert sizes(estimate)["cache of 100 sequences"] == cache + logits
+
+
+@pytest.mark.parametrize(
+    ("budget", "share", "expected"),
+    [
+        # A group is 20 + 4 x 12 = 68 tokens in one row; 4 groups. 1024 hold all of them.
+        (1024, True, (True, 4, 68, 272)),
+        # 150 hold two rows of 68; rows of other lengths come as far as 150.
+        (150, True, (True, 3, 68, 150)),
+        # 16 rows of 32 alone.
+        (100, False, (False, 4, 32, 100)),
+        # A row that does not fit stands alone.
+        (16, False, (False, 1, 32, 32)),
+    ],
+)
+def test_the_largest_micro_batch(budget: int, share: bool, expected: tuple[bool, int, int, int]) -> None:
+    made = config(grpo={"micro_batch_tokens": budget, "share_prompt": share})
+    assert micro_batch(made, Prompts(20, 32)) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("name", "grouped"), [("llama", 2), ("llama without grouped heads", 4), ("qwen2", 2)]
+)
+def test_activations_are_what_autograd_keeps(name: str, grouped: int, dtype: torch.dtype) -> None:
+    """Held against the storages that a forward pass of the real model saves, its own parameters aside.
+
+    Wide enough that what is small in a real model (positions, masks, one number a token) is small here.
+    """
+    changes = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8}
+    model = tiny_model(name, num_key_value_heads=8 if grouped == 4 else 4, **changes)
+    policy = tiny_policy(model, dtype=dtype)
+    policy.model.train()
+    completions = [Completion(0, range(3, 23), range(3, 23)) for _ in range(4)]
+    (packed,) = pack(completions, share_prompt=True, budget=256, width=256, pad_id=0)
+    own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        CompletionLogprobs(policy)(packed, 1.0)
+    measured = sum(storage.nbytes() for storage in kept.values())
+    expected = activation_bytes(shape_of(model), packed.ids_NW.numel(), dtype, checkpointing=False)
+    assert expected == pytest.approx(measured, rel=0.2)
+
+
+def test_checkpointing_keeps_the_input_of_each_layer_and_one_layer_whole() -> None:
+    # 6 x 200 + 4 x 200 + 4 x 600 = 4,400 numbers a token and layer; with checkpointing 200 in each of 4.
+    assert activation_bytes(SHAPE, 10, torch.float32, checkpointing=False) == 10 * 4 * 4 * 4_400
+    assert activation_bytes(SHAPE, 10, torch.float32, checkpointing=True) == 10 * 4 * (4 * 200 + 4_400)
+
+
+def test_the_stage_that_takes_most_is_the_run_s() -> None:
+    made = config(
+        stage=["sft", "grpo"],
+        sft={"batch_size": 1000},
+        grpo={"micro_batch_tokens": 64},
+        model={"precision": "float32"},
+    )
+    estimate = estimate_run(made, SHAPE, Prompts(20, 32), CPU)
+    assert estimate.stage == "sft"
+    assert sizes(estimate)["activations of 32,000 tokens"] >= 32_000 * 4 * 4 * 4_400
+
+
+def test_a_run_that_does_not_fit_is_told_which_setting_lowers_what() -> None:
+    estimate = Estimate(
+        "grpo",
+        "updating",
+        (
+            Part("weights", 4 * 10**9),
+            Part("activations of 8,192 tokens", 5 * 10**9, "grpo.micro_batch_tokens"),
+        ),
+    )
+    assert warning_text(estimate, Machine(20 * 10**9, 12 * 10**9, "memory")) is None
+    close = warning_text(estimate, Machine(20 * 10**9, 95 * 10**8, "memory"))
+    assert close is not None
+    assert "9.00 GB while updating, which may not fit into the 9.50 GB" in close
+    over = warning_text(estimate, Machine(20 * 10**9, 8 * 10**9, "GPU"))
+    assert over is not None
+    assert "will not fit into the 8.00 GB of the GPU" in over
+    assert over.endswith("activations of 8,192 tokens 5.00 GB: grpo.micro_batch_tokens")
+
+
+def test_a_run_is_warned_before_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rlreason.stages import preflight
+
+    assert memory_warning(config(), CPU) is None
+    monkeypatch.setattr(preflight, "machine", lambda device: Machine(10**9, 10**8, "memory"))
+    said = memory_warning(config(), CPU)
+    assert said is not None
+    assert said.startswith("memory: grpo takes about 0.")
+    # A model that cannot be had is told of elsewhere.
+    assert memory_warning(config(model={"scratch": ..., "path": "no/such/model"}), CPU) is None
