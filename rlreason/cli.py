@@ -28,7 +28,7 @@ usage: python -m rlreason COMMAND ...
                                                       measure a model or run as CONFIG says
   rescore RUN --config CONFIG [key.sub=value ...]     apply other rewards to a run's completions
   doctor RUN                                          say in words what is wrong with a run
-  report RUN [RUN ...] [--out FILE]                   write an HTML page to look at runs in a browser
+  report RUN [RUN ...] [--out FILE]                   write an HTML page about one run or several
   traces CONFIG --out FILE [--model MODEL_OR_RUN] [key.sub=value ...]
                                                       write solutions for stage sft to imitate
   fields                                              list every field of a config
