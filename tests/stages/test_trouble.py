@@ -90,7 +90,7 @@ def broken(completions, **columns):
 """
 TROUBLES = {
     "raises": ("raise RuntimeError('no luck')", "RuntimeError: no luck"),
-    "hangs": ("time.sleep(600)", "budget|no result|time"),
+    "hangs": ("time.sleep(600)", "no value within 2 s"),
     "nan": ("return [float('nan')] * len(completions)", "nan|finite"),
 }
 
@@ -209,7 +209,7 @@ def test_of_two_processes_started_at_once_one_trains_and_one_is_refused(
         subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=200)[1] for process in both]
+    said = [process.communicate(timeout=280)[1] for process in both]
     codes = [process.returncode for process in both]
     assert sorted(codes) == [0, 2], said
     refused = said[codes.index(2)]
