@@ -17,7 +17,7 @@ from rlreason.policy.precision import resolve_precision
 
 # Python with torch and transformers, and with TRL's trainers besides, on Linux: measured, 2026-11-27.
 _BASE = 600 * 2**20
-_TRAINERS = 200 * 2**20
+_TRAINERS = 100 * 2**20
 _WORKER = 150 * 2**20
 # The allocator keeps some of what was freed, in pieces that do not fit what comes next: measured as well.
 _SLACK = 0.08
