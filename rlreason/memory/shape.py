@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from rlreason.config.model import ModelConfig
 from rlreason.policy.adapter import causal_lm_of, with_adapter
@@ -68,6 +68,17 @@ def shape_of(model: Any) -> ModelShape:
         intermediate=inner * _size(settings, "num_experts_per_tok", 1),
         vocabulary=int(embedding.shape[0]),
     )
+
+
+def scalar_parameters(config: ModelConfig, path: str, field: str) -> int:
+    """The parameters of the model of one output at `path`, of which no weights are read.
+
+    Raises UserError if there is none; `field` is the config key that names it.
+    """
+    settings = model_config(config, path, field)
+    with torch.device("meta"):
+        model: Any = AutoModelForSequenceClassification.from_config(settings)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _size(settings: Any, name: str, default: int) -> int:

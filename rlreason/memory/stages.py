@@ -5,13 +5,16 @@ says which setting lowers it.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from rlreason.config import RunConfig
-from rlreason.memory.shape import ModelShape
+from rlreason.config.checks import LEARNED
+from rlreason.errors import UserError
+from rlreason.memory.shape import ModelShape, scalar_parameters
 from rlreason.policy.packing import Completion, plan_rows
 from rlreason.policy.precision import resolve_precision
 
@@ -98,6 +101,7 @@ def estimate_online(
     reference = online.kl.reference
     if reference != "adapter_off" and not (reference == "start" and config.model.lora is not None):
         held.append(Part("reference", 4 * shape.parameters, "model.lora={}, which needs none"))
+    held += _reward_model(config, shape, device, stage)
     critic = config.ppo.critic.kind == "separate" if stage == "ppo" else False
     if critic:
         held.append(Part("critic", 4 * shape.parameters + 8 * shape.trainable, f"{stage}.critic.kind=shared"))
@@ -215,6 +219,7 @@ def _supervised(
     ]
     if stage == "reward_model":
         held.append(Part("the model so far", 4 * shape.parameters))
+    held += _reward_model(config, shape, device, stage)
     logits = 0
     if stage == "pretrain":  # of all tokens at once, with their softmax and gradient
         logits = 3 * 4 * tokens * shape.vocabulary
@@ -235,6 +240,28 @@ def _supervised(
         )
     ]
     return _largest(stage, held, now)
+
+
+def _reward_model(config: RunConfig, shape: ModelShape, device: torch.device, stage: str) -> list[Part]:
+    """The model of the reward `learned`, kept in this process, in float32 unless its args say otherwise.
+
+    One that is named is loaded when the golds are scored, before the first stage; that of the run is as large
+    as the policy, and there once the policy samples.
+    """
+    learned = config.rewards.get(LEARNED)
+    if learned is None:
+        return []
+    path, place = learned.args.get("model"), str(learned.args.get("device", "auto"))
+    elsewhere = place != "auto" and place.split(":")[0] != device.type
+    if elsewhere or (path is None and stage not in ("grpo", "ppo")):
+        return []
+    dtype = getattr(torch, str(learned.args.get("dtype", "float32")), None)
+    width = dtype.itemsize if isinstance(dtype, torch.dtype) else 4  # the reward itself refuses others
+    parameters = shape.parameters
+    if path is not None:
+        with suppress(UserError, ValueError):  # told of where it is loaded
+            parameters = scalar_parameters(config.model, str(path), "rewards.learned.args.model")
+    return [Part("reward model", width * parameters, "rewards.learned.args.dtype=bfloat16")]
 
 
 def _base(device: torch.device, *, trainers: bool, workers: int) -> list[Part]:

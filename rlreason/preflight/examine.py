@@ -13,8 +13,8 @@ from rlreason.config import RunConfig
 from rlreason.memory import Estimate, Machine, Prompts, estimate_run, machine, shape_of, warning_text
 from rlreason.policy.chat import RenderedPrompt, Renderer, render_all
 from rlreason.policy.model import Policy
+from rlreason.policy.tokens import Token, beginnings, online_mask, tokens
 from rlreason.preflight.forecast import Lengths, Stage, forecast
-from rlreason.preflight.tokens import Token, beginnings, online_mask, tokens
 from rlreason.preflight.trial import Trial, try_out
 from rlreason.report.terminal import Plan, View
 from rlreason.runs import RunDirectory
@@ -32,6 +32,10 @@ from rlreason.stages.trackers import check_trackers
 from rlreason.tasks import TaskData, load_tasks
 
 ONLINE = ("grpo", "ppo")
+_LEFT_OUT = (
+    "rewards.learned: its model is made in the run, so that the completions tried here are scored, and their "
+    "scoring is timed, without it"
+)
 _MANY = 0.3  # share of completions cut off from which right answers are likely to be lost
 
 
@@ -86,14 +90,13 @@ def examine(config: RunConfig, tell: Callable[[str], None] = lambda text: None) 
     """
     check_trackers(config.log.trackers)
     check_new_model(config)
-    rules = without_own_model(config)
-    with Scorer(rules) as scorer, tempfile.TemporaryDirectory() as folder:
+    with Scorer(without_own_model(config)) as scorer, tempfile.TemporaryDirectory() as folder:
         data = load_tasks(config.task, seed=config.seed, eval_questions=config.eval.questions)
         accelerator = new_accelerator(config)
         check_sources(config, data.held_out, reward_model_done=False)
         view = View(console=Console(file=io.StringIO()))
         follow = RunDirectory.follow(Path(folder) / "run")
-        context = RunContext(rules, follow, view, data, scorer, accelerator)
+        context = RunContext(config, follow, view, data, scorer, accelerator)
         tell("loading the model ...")
         found_traces = collect_traces(context)[0] if "sft" in config.stages else []
         if config.model.scratch is not None:
@@ -114,8 +117,12 @@ def _with_trial(
     context: RunContext, data: TaskData, traces: list[Any], tell: Callable[[str], None]
 ) -> Preflight:
     config = context.config
-    method = CriticBased(config) if config.online_stage == "ppo" else GroupRelative(config)
+    rules = without_own_model(config)
+    # GDPO reads each reward of a completion, and these are scored by the rules alone.
+    method = CriticBased(rules) if config.online_stage == "ppo" else GroupRelative(rules)
     setup, plan, notes = assemble(context, method, None)
+    if rules is not config:
+        notes = [*notes, _LEFT_OUT]
     prompts = setup.stream.take(max(config.online.prompts_per_step, 1))
     found = _found(context, setup.policy, setup.collector.renderer, plan, notes, data)
     rows = _trace_rows(context, setup.collector.renderer, traces, found)
@@ -246,9 +253,11 @@ def _judge(found: Preflight, trial: Trial) -> None:
         found.fail(said)
     elif cut >= _MANY:
         found.warn(said)
+    without = "" if without_own_model(config) is config else " without rewards.learned"
     totals = {sample.score.total for sample in trial.samples}
     if len(totals) == 1 and "random" not in config.rewards:
         found.warn(
-            f"rewards: all {count} completions earned {totals.pop()}, and where all earn the same nothing is "
-            f"learned; take easier questions, or a cold start (stage=[sft,{config.online_stage}]){later}"
+            f"rewards: all {count} completions earned {totals.pop()}{without}, and where all earn the same "
+            "nothing is learned; take easier questions, or a cold start "
+            f"(stage=[sft,{config.online_stage}]){later}"
         )

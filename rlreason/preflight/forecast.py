@@ -11,7 +11,7 @@ class Rates:
     """Seconds, measured: `prefill` of `width` prompts, `token` of one more token for each of them.
 
     `score` is of a completion, `update_fixed` of an optimizer step apart from its rows, `update_token` of
-    each token in them.
+    each token in them. Without `token_exact`, `token` is an upper bound.
     """
 
     width: int
@@ -20,6 +20,7 @@ class Rates:
     score: float
     update_fixed: float
     update_token: float
+    token_exact: bool = True
 
 
 @dataclass(frozen=True)

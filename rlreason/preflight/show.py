@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rlreason.memory import summary_text
+from rlreason.policy.tokens import Token
 from rlreason.preflight.examine import Preflight
 from rlreason.preflight.forecast import total_seconds
-from rlreason.preflight.tokens import Token
 from rlreason.report.page import QUIET, counted, line, section
 from rlreason.report.text import duration, harmless
 
@@ -125,6 +125,12 @@ def _time(found: Preflight) -> Iterator[RenderableType]:
         f"sampling {sampled:,.0f} tokens/s, {rates.width} completions side by side; updating "
         f"{1 / rates.update_token:,.0f} tokens/s of prompts and completions"
     )
+    if not rates.token_exact:
+        yield line(
+            "the time of a token could not be told more exactly, since more tokens took no longer than a few "
+            "(a busy machine, or a limit of very few): sampling is at least as fast as that",
+            QUIET,
+        )
     rows = [
         (stage.name, f"{'-' if stage.seconds is None else duration(stage.seconds)}  {stage.parts}")
         for stage in found.forecast

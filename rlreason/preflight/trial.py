@@ -47,7 +47,7 @@ def try_out(
     """Sample, score and update a little. Raises UserError where a step of the run would."""
     online, limit = context.config.online, context.config.rollout.max_new_tokens
     tell("measuring the sampler ...")
-    width, prefill, token = _sampler_speed(context, setup, prompts)
+    width, prefill, token, exact = _sampler_speed(context, setup, prompts)
     groups = min(max(1, -(-COMPLETIONS // online.group_size)), len(prompts))
     reach = min(limit, max(1, int(SECONDS / max(token, 1e-9))))
     tell(f"sampling {groups * online.group_size} completions ...")
@@ -59,13 +59,13 @@ def try_out(
     context.scorer.check([sample.score for sample in samples])
     tell("measuring an update ...")
     fixed, each = _update_speed(context, setup, samples)
-    return Trial(samples, reach, Rates(width, prefill, token, score, fixed, each))
+    return Trial(samples, reach, Rates(width, prefill, token, score, fixed, each, token_exact=exact))
 
 
 def _sampler_speed(
     context: RunContext, setup: OnlineSetup, prompts: Sequence[RenderedPrompt]
-) -> tuple[int, float, float]:
-    """Sequences side by side, seconds for their prompts, and for one more token of each."""
+) -> tuple[int, float, float, bool]:
+    """Sequences side by side, and what `apart` says of the seconds that two lengths of them took."""
     online, rollout = context.config.online, context.config.rollout
     width = min(rollout.max_sequences, online.prompts_per_step * online.group_size)
     requests = []
@@ -80,9 +80,20 @@ def _sampler_speed(
         started = time.perf_counter()
         setup.engine.generate(requests, replace(setup.collector.sampling, max_new_tokens=count))
         found.append(time.perf_counter() - started)
+    return width, *apart((few, more), (found[0], found[1]))
+
+
+def apart(counts: tuple[int, int], seconds: tuple[float, float]) -> tuple[float, float, bool]:
+    """Seconds for the prompts and for one more token of each sequence, from two runs of a few tokens.
+
+    The last is whether they could be told apart. Where the longer run took no longer than the shorter one,
+    a token's time is an upper bound: all of the longer run over its tokens.
+    """
+    (few, more), (short, long) = counts, seconds
+    exact = more > few and long > short
+    token = (long - short) / (more - few) if exact else long / more
     # The first token comes with the prompt.
-    token = max((found[1] - found[0]) / max(1, more - few), 1e-6)
-    return width, max(found[0] - token * (few - 1), 0.0), token
+    return max(short - token * (few - 1), 0.0), token, exact
 
 
 def _update_speed(context: RunContext, setup: OnlineSetup, samples: list[Sample]) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from rlreason.stages.guards import FiniteGuard, check_labels
 from rlreason.stages.interrupt import Interrupts
 
 _LOGS = 10
-"""Lines that a stage writes to the metrics."""
+"""Lines that a stage writes to the metrics, about; the last step has one always."""
 
 _DUMPED_ROWS = 64
 
@@ -108,7 +108,7 @@ class ExactTrainer(Trainer):
     def finish_step(self, control: Any) -> None:
         """Write the step's line, save when it is time, and stop where that was asked for."""
         step, last = self.state.global_step, self.state.max_steps
-        if step % max(1, last // _LOGS) == 0:
+        if step % max(1, last // _LOGS) == 0 or step == last:
             self._write_line(step)
         stop = self._stop_asked()
         control.should_training_stop = control.should_training_stop or stop

@@ -7,6 +7,7 @@ from rlreason.config import RunConfig
 from rlreason.memory import Prompts, estimate_online, machine, shape_of, summary_text
 from rlreason.policy.chat import RenderedPrompt
 from rlreason.policy.model import Policy
+from rlreason.policy.tokens import in_short
 from rlreason.report.terminal import Plan
 
 
@@ -37,6 +38,7 @@ def online_plan(
         ("sampler", engine),
         ("questions", f"{len(train)} to train on ({passes:.2f} passes), {len(held_out)} held out"),
         ("prompts", f"{lengths[len(lengths) // 2]} tokens at the median, {lengths[-1]} at most"),
+        ("tokens", in_short(policy.tokenizer, train[0], policy.eos_ids)),
         ("a step", f"{online.prompts_per_step} prompts x {online.group_size} completions = {completions}"
                    f"{beside}, at most {(completions + greedy) * rollout.max_new_tokens:,} new tokens"),
         ("in all", f"{online.steps} steps, {online.steps * completions:,} completions, "

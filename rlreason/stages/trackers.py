@@ -24,6 +24,9 @@ STATE = "trackers.json"
 # What has to be installed for a tracker, where that is not its name.
 _PACKAGES = {"comet_ml": "comet-ml"}
 _FIRST_LINE = 200
+# What the state of a tracker may hold, besides how far it is with each evaluation.
+_KNOWN: dict[str, type] = {"config": bool, "id": str, "metrics": int, "sample": int}
+_EVALUATION = "evaluation/"
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -77,7 +80,9 @@ class Trackers:
         trackers._root = root
         trackers._state = _read_state(root / STATE)
         for line in read_lines(root / "metrics.jsonl")[0] if (root / "metrics.jsonl").is_file() else []:
-            trackers._last[line["stage"]] = line["step"]
+            stage, step = line.get("stage"), line.get("step")
+            if isinstance(stage, str) and isinstance(step, int):  # others place nothing
+                trackers._last[stage] = step
         for name in dict.fromkeys(config.log.trackers):
             try:
                 trackers._start(name, config, accelerator)
@@ -127,7 +132,10 @@ class Trackers:
             stage, step = online, int(label.removeprefix("step-"))
         else:
             stage, step = online, 0 if label == "before" else self._last.get(online, 0)
-        self._send("evaluation", self._place(stage, step), {f"eval/{k}": v for k, v in _numbers(summary)})
+        # By label: the one after a stage and `before` the next have the same place.
+        self._send(
+            f"{_EVALUATION}{label}", self._place(stage, step), {f"eval/{k}": v for k, v in _numbers(summary)}
+        )
 
     def sample(self, stage: str, step: int, text: str) -> None:
         """A question and its completion, as text."""
@@ -209,11 +217,22 @@ def _options(name: str, config: RunConfig, root: Path | None, known: dict[str, A
 
 
 def _read_state(path: Path) -> dict[str, dict[str, Any]]:
+    """The state of each tracker; what is damaged is left out, as if it had not been written."""
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return state if isinstance(state, dict) else {}
+    if not isinstance(state, dict):
+        return {}
+    return {
+        name: {key: value for key, value in known.items() if type(value) is _kind(key)}
+        for name, known in state.items()
+        if isinstance(known, dict)
+    }
+
+
+def _kind(key: str) -> type | None:
+    return int if key.startswith(_EVALUATION) else _KNOWN.get(key)
 
 
 def _short(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """The memory of a run: shapes, parts worked out by hand, what torch itself keeps, and what is said."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,6 +106,37 @@ def test_a_critic_of_its_own_is_a_model_and_its_moments_more() -> None:
     assert separate["gradients"] == 80_000_000
     shared = config(stage="ppo", ppo={"critic": {"kind": "shared"}})
     assert "critic" not in sizes(estimate_online(shared, SHAPE, Prompts(20, 32), CPU))
+
+
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_the_reward_model_of_the_run_is_a_model_more(stage: str) -> None:
+    made = config(stage=["sft", "reward_model", stage], rewards={"accuracy": 1, "learned": 0.5})
+    assert sizes(estimate_online(made, SHAPE, Prompts(20, 32), CPU))["reward model"] == 4 * 10_000_000
+    assert "reward model" not in sizes(estimate_online(config(stage=stage), SHAPE, Prompts(20, 32), CPU))
+    half = {"weight": 0.5, "args": {"dtype": "bfloat16"}}
+    made = config(stage=["sft", "reward_model", stage], rewards={"accuracy": 1, "learned": half})
+    assert sizes(estimate_online(made, SHAPE, Prompts(20, 32), CPU))["reward model"] == 2 * 10_000_000
+    # Where it is put on a processor, it takes nothing of a GPU.
+    placed = {"weight": 0.5, "args": {"device": "cpu"}}
+    made = config(stage=["sft", "reward_model", stage], rewards={"accuracy": 1, "learned": placed})
+    assert "reward model" not in sizes(estimate_online(made, SHAPE, Prompts(20, 32), torch.device("cuda")))
+
+
+def test_a_reward_model_that_is_named_has_its_own_size_and_is_there_in_all_stages(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    model.config.num_labels = 1
+    model.config.save_pretrained(tmp_path)
+    learned = {"weight": 0.5, "args": {"model": str(tmp_path)}}
+    made = config(stage=["sft", "grpo"], rewards={"accuracy": 1, "learned": learned})
+    # 32 wide, 40 tokens, a table and a head of one output. A layer: q and o 32 x 32, k and v 16 x 32, three
+    # of 32 x 48, two norms.
+    layer = 2 * 32 * 32 + 2 * 16 * 32 + 3 * 32 * 48 + 2 * 32
+    size = 4 * (40 * 32 + 2 * layer + 32 + 32)
+    assert sizes(estimate_online(made, SHAPE, Prompts(20, 32), CPU))["reward model"] == size
+    # One row of `sft` of a million tokens: its stage takes most.
+    most = estimate_run(made, SHAPE, Prompts(20, 1_000_000), CPU)
+    assert most.stage == "sft"
+    assert sizes(most)["reward model"] == size
 
 
 def test_many_long_sequences_make_sampling_the_moment_that_counts() -> None:

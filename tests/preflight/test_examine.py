@@ -112,6 +112,32 @@ def test_all_ids_that_end_a_turn_are_named(written: Callable[..., Path], tmp_pat
     assert [token for token, _ in found.eos] == [2, 50]  # of the tokenizer, and of the generation config
 
 
+def test_a_sampler_whose_speed_could_not_be_told_is_said_to_be(written: Callable[..., Path]) -> None:
+    config = load(written(stage="grpo", rollout={"max_new_tokens": 1}))  # no two lengths to compare
+    found = examine(config)
+    assert found.trial is not None
+    assert not found.trial.rates.token_exact
+    page = " ".join(printed(lambda console: show(found, console)).split())
+    assert "the time of a token could not be told more exactly" in page
+
+
+@pytest.mark.parametrize("combine", ["sum", "gdpo"])
+def test_a_reward_that_the_run_has_yet_to_learn_is_shown_and_not_scored(
+    written: Callable[..., Path], combine: str
+) -> None:
+    paid = {"accuracy": 1, "think_format": 0.1, "learned": {"weight": 0.5}}
+    config = load(written(stage=["sft", "reward_model", "grpo"], rewards=paid, grpo={"combine": combine}))
+    found = examine(config)
+    page = " ".join(printed(lambda console: show(found, console)).split())
+    assert found.config is config
+    assert "1 accuracy + 0.5 learned + 0.1 think_format" in page
+    assert (
+        "rewards.learned: its model is made in the run, so that the completions tried here are scored" in page
+    )
+    assert found.trial is not None
+    assert all("learned" not in sample.score.parts for sample in found.trial.samples)
+
+
 def test_prompts_that_are_left_out_are_a_warning(written: Callable[..., Path]) -> None:
     found = examine(load(written(prompt={"system": None, "max_tokens": 26})))
     (warning,) = [one.text for one in found.findings if "prompt.max_tokens=26" in one.text]

@@ -8,6 +8,7 @@ from micro import MICRO, merged
 from rlreason.config import RunConfig
 from rlreason.preflight.forecast import Lengths, Rates, forecast, sampling_seconds, total_seconds
 from rlreason.preflight.show import percentile
+from rlreason.preflight.trial import apart
 
 # 16 side by side: 2 s for their prompts, 0.5 s for one more token of each.
 RATES = Rates(width=16, prefill=2.0, token=0.5, score=0.01, update_fixed=3.0, update_token=0.1)
@@ -57,6 +58,21 @@ def test_the_cold_start_is_its_rows_and_what_cannot_be_told_is_not_counted() -> 
     assert sft.seconds == pytest.approx(2 * 10 * 50 * 0.1 + 2 * 3 * 3.0)
     assert pretrain.seconds is None
     assert total_seconds([pretrain, sft]) == sft.seconds
+
+
+def test_a_token_s_time_is_what_the_longer_run_took_more() -> None:
+    # 8 tokens more took 4 s more: 0.5 s each; the shorter run had one besides that of the prompt.
+    assert apart((2, 10), (3.0, 7.0)) == (2.5, 0.5, True)
+
+
+@pytest.mark.parametrize("long", [2.0, 1.0])
+def test_a_clock_that_cannot_tell_a_token_s_time_gives_an_upper_bound(long: float) -> None:
+    # All of the longer run over its 10 tokens.
+    assert apart((2, 10), (2.0, long)) == (2.0 - long / 10, long / 10, False)
+
+
+def test_runs_of_one_length_tell_nothing_apart() -> None:
+    assert apart((1, 1), (2.0, 3.0)) == (2.0, 3.0, False)
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.1, 1), (0.5, 5), (0.9, 9), (1.0, 10)])

@@ -3,7 +3,7 @@
 from tiny import BOS, EOS, tiny_tokenizer
 
 from rlreason.policy.chat import Renderer
-from rlreason.preflight.tokens import beginnings, online_mask, tokens
+from rlreason.policy.tokens import beginnings, in_short, online_mask, tokens
 from rlreason.types import Example
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
@@ -40,3 +40,16 @@ def test_the_beginning_of_sequence_is_counted_at_the_start() -> None:
     assert beginnings(tokenizer, [BOS, BOS, 5]) == 2
     assert beginnings(tokenizer, [5, 6]) == 0
     assert beginnings(tiny_tokenizer(TEMPLATE, bos_token=None), [5]) is None
+
+
+def test_a_start_says_in_one_line_what_carries_loss() -> None:
+    one = renderer(TEMPLATE)
+    # 1, +, 1 and >; the template writes no beginning of sequence.
+    assert in_short(one.tokenizer, one.render(EXAMPLE), [EOS]) == (
+        f"prompt 4, of which 0 carry loss; completion ends with '</s>' (id {EOS}), which carries loss; "
+        "prefill none; bos 0"
+    )
+    opened = renderer("<s>" + TEMPLATE.replace(">{%", "><think>{%"))
+    said = in_short(opened.tokenizer, opened.render(EXAMPLE), [EOS])
+    count = len(opened.tokenizer("<think>", add_special_tokens=False)["input_ids"])
+    assert said.endswith(f"prefill '<think>' ({count}); bos 1")

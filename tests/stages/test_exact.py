@@ -215,3 +215,10 @@ def test_a_loss_that_is_not_finite_is_left_out_dumped_and_then_refused(
     assert head["non_finite"] == {"loss": "nan", "gradient": "nan"}
     assert rows
     assert all(row["text"] for row in rows)
+
+
+def test_the_last_step_has_a_line_of_metrics(train: Train) -> None:
+    """23 steps: a line for every second, and for the last; their losses are of the steps since."""
+    run = train(stage="sft", sft={"size": 23, "batch_size": 1})
+    steps = [line["step"] for line in lines(run / "metrics.jsonl")]
+    assert steps == [*range(2, 23, 2), 23]

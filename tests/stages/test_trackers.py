@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from accelerate import Accelerator
 from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker, register_tracker_class
 from accelerate.utils import LoggerType
 from micro import lines
 
-from rlreason.config import load
+from rlreason.config import RunConfig, load
 from rlreason.errors import UserError
+from rlreason.stages.trackers import Trackers
 
 Train = Callable[..., Path]
 
@@ -269,3 +271,59 @@ def test_one_name_or_several(write_config: Callable[..., Path]) -> None:
     assert load(path).log.trackers == ()
     assert load(path, ["log.trackers=wandb"]).log.trackers == ("wandb",)
     assert load(path, ["log.trackers=[wandb, mlflow]"]).log.trackers == ("wandb", "mlflow")
+
+
+def started(root: Path, config: RunConfig) -> Trackers:
+    root.mkdir(exist_ok=True)
+    return Trackers.start(config, root, Accelerator(cpu=True), print)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"fake": {"metrics": None, "evaluation/before": "2", "sample": [1], "config": 1, "other": 5}},
+        {"fake": {"metrics": True}},
+        {"fake": 3},
+        {"fake": None, "tensorboard": []},
+    ],
+)
+def test_a_state_that_is_damaged_counts_as_not_written(
+    write_config: Callable[..., Path], tmp_path: Path, state: Any
+) -> None:
+    (tmp_path / "trackers.json").write_text(json.dumps(state))
+    trackers = started(tmp_path, load(write_config(), ["log.trackers=[fake]"]))
+    trackers.metrics({"stage": "sft", "step": 1, "loss": 0.5})
+    trackers.evaluation("before", {"accuracy": 0.5})
+    trackers.sample("sft", 1, "text")
+    (sent,) = Fake.runs
+    assert sent.config is not None
+    assert sent.steps("sft/loss") == sent.steps("eval/accuracy") == sent.steps("sft/sample") == [1]
+    kept = json.loads((tmp_path / "trackers.json").read_text())["fake"]
+    assert kept == {"config": True, "metrics": 1, "evaluation/before": 1, "sample": 1}
+
+
+def test_lines_of_metrics_without_a_place_are_passed_over(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    written = [{"step": 3}, {"stage": "sft"}, {"stage": "sft", "step": 7}, {"stage": ["sft"], "step": "x"}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
+    trackers = started(tmp_path, load(write_config(), ["log.trackers=[fake]"]))
+    trackers.metrics({"stage": "grpo", "step": 1, "reward": 0.5})
+    assert Fake.runs[0].steps("grpo/reward") == [8]
+
+
+def test_the_evaluation_before_is_sent_beside_that_after_the_stage_ahead(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
+    config = load(write_config(), ["log.trackers=[fake]"])
+    for _ in range(2):  # the second is the run that goes on: nothing is sent twice
+        trackers = started(tmp_path, config)
+        trackers.metrics({"stage": "sft", "step": 2, "loss": 0.5})
+        trackers.evaluation("sft", {"accuracy": 0.25})
+        trackers.evaluation("before", {"accuracy": 0.5})
+    first, second = Fake.runs
+    assert [(step, v["eval/accuracy"]) for step, v in first.sent if "eval/accuracy" in v] == [
+        (2, 0.25),
+        (2, 0.5),
+    ]
+    assert second.sent == []

@@ -43,9 +43,12 @@ def tokens(
             kind = "prefill" if place >= len(prompt.ids) - prefilled else "prompt"
         else:
             kind = "end" if token in eos_ids else "completion"
-        text = tokenizer.decode([token], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        found.append(Token(token, str(text), loss, kind))
+        found.append(Token(token, _text(tokenizer, [token]), loss, kind))
     return found
+
+
+def _text(tokenizer: Any, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _prefill_tokens(tokenizer: Any, prompt: RenderedPrompt) -> int:
@@ -53,10 +56,7 @@ def _prefill_tokens(tokenizer: Any, prompt: RenderedPrompt) -> int:
     if not prompt.prefill:
         return 0
     for count in range(1, len(prompt.ids) + 1):
-        text = tokenizer.decode(
-            prompt.ids[-count:], skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
-        if str(text).endswith(prompt.prefill):
+        if _text(tokenizer, prompt.ids[-count:]).endswith(prompt.prefill):
             return count
     return 0
 
@@ -73,3 +73,16 @@ def beginnings(tokenizer: Any, ids: Sequence[int]) -> int | None:
     while count < len(ids) and ids[count] == bos:
         count += 1
     return count
+
+
+def in_short(tokenizer: Any, prompt: RenderedPrompt, eos_ids: Sequence[int]) -> str:
+    """One line on a prompt and the end of its completion: what stands where, and whether it carries loss."""
+    mask = online_mask(prompt.ids, [eos_ids[0]])
+    ends = [f"{_text(tokenizer, [token])!r} (id {token})" for token in eos_ids]
+    prefill = f"{prompt.prefill!r} ({_prefill_tokens(tokenizer, prompt)})" if prompt.prefill else "none"
+    begins = beginnings(tokenizer, prompt.ids)
+    return (
+        f"prompt {len(prompt.ids)}, of which {sum(mask[:-1])} carry loss; completion ends with "
+        f"{' or '.join(ends)}, which carries {'loss' if mask[-1] else 'no loss'}; prefill {prefill}; bos "
+        f"{'none' if begins is None else begins}"
+    )
