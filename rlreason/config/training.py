@@ -192,7 +192,9 @@ class LogConfig(Section):
         default=5, ge=0, description="show a sample with its scores every so many steps; 0 = never"
     )
     checkpoint_every: int = Field(
-        default=20, ge=0, description="save every so many steps of grpo and ppo; 0 = at the end only"
+        default=20,
+        ge=0,
+        description="save every so many steps of grpo and ppo; 0 = only at the end and at a new best",
     )
     stage_checkpoint_every: int = Field(
         default=50,

@@ -10,6 +10,7 @@ from typing import Any
 
 from rewards import parse
 from rewards.spec import SPECS, TagSpec
+from rlreason.html_report.embed import embedded
 from rlreason.html_report.numbers import rounded
 from rlreason.report.text import harmless
 
@@ -85,7 +86,7 @@ def room_for(record: Mapping[str, Any], *, first: bool) -> int:
     if isinstance(scores, Mapping):
         for said in scores.values():
             reason = said.get("reason") if isinstance(said, Mapping) else None
-            room += 16 + min(len(str(reason or "")), LONGEST_REASON)
+            room += 16 + _bytes(str(reason or "")[:LONGEST_REASON])
     if first:
         room += _NUMBERS + _bytes(str(record.get("question"))[:LONGEST_QUESTION])
         room += _bytes(str(record.get("answer"))[:LONGEST_ANSWER])
@@ -93,10 +94,8 @@ def room_for(record: Mapping[str, Any], *, first: bool) -> int:
 
 
 def _bytes(text: str) -> int:
-    """What a text takes once it is embedded. Counted, not tried: every completion of a run is asked."""
-    escaped = 5 * (text.count("<") + text.count(">") + text.count("&"))
-    doubled = text.count("\n") + text.count('"') + text.count("\\")
-    return len(text.encode(errors="replace")) + escaped + doubled
+    """What a text takes in the page, where one byte may become six."""
+    return len(embedded(harmless(text)).encode())
 
 
 def spec_of(config: Mapping[str, Any]) -> TagSpec:

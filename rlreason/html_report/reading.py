@@ -1,21 +1,20 @@
 """What a run has left behind, as the page shows it. Any part of it may be missing, or damaged at its end."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from rlreason.doctor import Doctor, Finding, examine, read_run
 from rlreason.doctor.history import finite
-from rlreason.doctor.watch import PAGE
 from rlreason.errors import UserError
 from rlreason.html_report.numbers import rounded, stages
 from rlreason.report.text import harmless
 from rlreason.runs import resume
 from rlreason.runs.directory import METRICS
 from rlreason.runs.jsonl import read_lines
+from rlreason.runs.resume import ONLINE
 
-ONLINE = ("grpo", "ppo")
 _SUMMARY = ("accuracy", "n", "samples", "format", "accuracy_given_format", "derives", "truncated", "tokens")
 
 
@@ -57,7 +56,7 @@ def read_page(root: Path, *, name: str, points: int) -> dict[str, Any]:
     planned = [harmless(stage) for stage in (named if isinstance(named, list) else [named]) if stage]
     return {
         "name": harmless(name),
-        "finished": _finished(root, planned),
+        "finished": _finished(root),
         "planned": planned,
         "stages": columns,
         "online": next((stage["name"] for stage in reversed(columns) if stage["name"] in ONLINE), None),
@@ -73,14 +72,11 @@ def read_page(root: Path, *, name: str, points: int) -> dict[str, Any]:
     }
 
 
-def _finished(root: Path, planned: Sequence[str]) -> bool:
+def _finished(root: Path) -> bool:
     try:
-        if resume.state_of(root) == "finished":
-            return True
+        return resume.state_of(root) == "finished"
     except UserError:  # no config, but metrics
         return False
-    # Without reinforcement learning nothing is measured before and after: the model is the end of the run.
-    return not any(stage in ONLINE for stage in planned) and (root / resume.MODEL).is_dir()
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -219,7 +215,6 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "latest": finding.latest if finding.latest != finding.seen else "",
         "means": finding.means,
         "hints": list(finding.hints),
-        "page": f"{PAGE}#{finding.rule.name}",
     }
 
 

@@ -174,10 +174,16 @@ class RunDirectory:
         if self._writes:
             self._checkpoints.drop(stage)
 
-    def write_best(self, best: Mapping[str, Any]) -> None:
-        """Record which checkpoint is the best so far, in `checkpoints/best.json`."""
-        if self._writes:
-            write_text(self.root / CHECKPOINTS / "best.json", to_json(best, indent=2) + "\n")
+    def write_best(self, best: Mapping[str, Any] | None) -> None:
+        """Record which checkpoint is the best so far, in `checkpoints/best.json`; None removes the file."""
+        path = self.root / CHECKPOINTS / "best.json"
+        if not self._writes:
+            return
+        if best is not None:
+            write_text(path, to_json(best, indent=2) + "\n")
+            return
+        with explained(path):
+            path.unlink(missing_ok=True)
 
     def dump_batch(self, name: str, records: Sequence[Mapping[str, Any]]) -> Path | None:
         """Write a batch that was left out to `skipped/NAME.jsonl`, a line a row; None if there are enough."""

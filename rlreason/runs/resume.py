@@ -18,6 +18,9 @@ MODEL = "model"
 # keeps, how many threads it uses, and what the folder is called (it may have been moved or renamed).
 MAY_CHANGE = ("grpo.steps", "ppo.steps", "log", "threads", "name", "output_dir")
 
+ONLINE = ("grpo", "ppo")
+"""The stages whose models are measured before and after."""
+
 State = Literal["new", "unfinished", "finished"]
 
 
@@ -43,9 +46,14 @@ def state_of(root: Path) -> State:
 
 
 def _is_finished(root: Path) -> bool:
-    """A final model and its evaluation. One that has a `before` but no `after` yet is still going on."""
-    if not (root / MODEL).is_dir() or not (root / EVAL).is_file():
+    """A final model and its evaluation. One that has a `before` but no `after` yet is still going on.
+
+    A run without reinforcement learning has no such evaluation: its model is the end of it.
+    """
+    if not (root / MODEL).is_dir():
         return False
+    if not (root / EVAL).is_file():
+        return _without_online_stage(root)
     try:
         evaluation = json.loads((root / EVAL).read_text(encoding="utf-8"))
     except ValueError:
@@ -53,11 +61,23 @@ def _is_finished(root: Path) -> bool:
     return "after" in evaluation or "before" not in evaluation
 
 
+def _without_online_stage(root: Path) -> bool:
+    """Whether the config names stages, and none that learns from its own completions."""
+    path = root / CONFIG
+    try:
+        named = parse_config(path.read_text(encoding="utf-8"), source=path).get("stage")
+    except (OSError, UnicodeDecodeError, UserError):  # told of where the run is opened
+        return False
+    planned = named if isinstance(named, list) else [named] if named else []
+    return bool(planned) and not any(stage in ONLINE for stage in planned)
+
+
 def refuse_finished(root: Path) -> None:
     """Raise the UserError that says where the result of a finished run is."""
+    result = f", its result {root / EVAL}" if (root / EVAL).is_file() else ""
     raise UserError(
-        f"the run in {root} is finished: its model is {root / MODEL}, its result {root / EVAL}. Choose "
-        "another `name=` for a new run."
+        f"the run in {root} is finished: its model is {root / MODEL}{result}. Choose another `name=` for a "
+        "new run."
     )
 
 

@@ -6,10 +6,12 @@ state, and the loss since the last line of metrics. The place in the data follow
 order of each epoch is seeded by its number.
 """
 
+import hashlib
 import json
 import math
 import random
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from rlreason.errors import UserError
 from rlreason.policy.checkpoint import load_optimizer, load_weights, save_parameters
 from rlreason.runs.manifest import other_versions
 from rlreason.stages.context import RunContext
-from rlreason.stages.guards import FiniteGuard, check_labels
+from rlreason.stages.guards import GRADIENT, FiniteGuard, check_labels
 from rlreason.stages.interrupt import Interrupts
 
 _LOGS = 10
@@ -91,7 +93,7 @@ class ExactTrainer(Trainer):
         self._skipped += 1
         model.zero_grad(set_to_none=True)
         self._guard.skipped(
-            self.state.global_step + 1, {"loss": mean_loss, "gradient": norm}, self._rows(inputs)
+            self.state.global_step + 1, {"loss": mean_loss, GRADIENT: norm}, self._rows(inputs)
         )
         return loss
 
@@ -224,6 +226,23 @@ def _restore_random(numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None
     torch.set_rng_state(tensors["cpu"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])
+
+
+def digest_of(rows: Sequence[dict[str, Any]]) -> str:
+    """The SHA-256 of tokenized rows, in their order."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def check_rows(carried: dict[str, Any] | None, digest: str, *, field: str, value: object) -> None:
+    """Raise UserError if a stage that goes on would train on other rows than it began with.
+
+    A checkpoint of an earlier version carries no digest, and is gone on from as it is.
+    """
+    if carried is not None and carried.get("rows", digest) != digest:
+        raise UserError(
+            f"{field}: {value!r} no longer gives the rows that this stage began with, in the middle of which "
+            "it would go on; restore the file as it was, or choose another name= for a new run"
+        )
 
 
 def begin(context: RunContext, stage: str, title: str) -> dict[str, Any] | None:

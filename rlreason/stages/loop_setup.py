@@ -178,8 +178,16 @@ def save_checkpoint(context: RunContext, setup: OnlineSetup) -> None:
     )
     setup.saved = setup.step
     if best == setup.step:
-        path = context.run.checkpoint_path(best).relative_to(context.run.root)
-        context.run.write_best({**(setup.best or {}), "checkpoint": str(path)})
+        _name_best(context, setup)
+
+
+def _name_best(context: RunContext, setup: OnlineSetup) -> None:
+    """Bring `checkpoints/best.json` to what `setup.best` says."""
+    if setup.best is None:
+        context.run.write_best(None)
+        return
+    path = context.run.checkpoint_path(setup.best["step"]).relative_to(context.run.root)
+    context.run.write_best({**setup.best, "checkpoint": str(path)})
 
 
 def _measure_start(context: RunContext, setup: OnlineSetup) -> Evaluation:
@@ -200,6 +208,7 @@ def _resume(context: RunContext, setup: OnlineSetup, step: int) -> None:
     setup.step = setup.saved = step
     updater.guard.in_a_row = state.get("skipped_in_a_row", 0)
     setup.best = state.get("best")
+    _name_best(context, setup)  # a process that was killed behind its checkpoint has not come to that
     updater.updates = state["updates"]
     setup.method.restore(state["method"])
     setup.stream.position = state["position"]

@@ -29,7 +29,7 @@ from rlreason.policy.scalar import load_scalar_model
 from rlreason.report.progress import Progress
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
-from rlreason.stages.exact import ExactTrainer, begin
+from rlreason.stages.exact import ExactTrainer, begin, check_rows, digest_of
 from rlreason.stages.pairs import Ranked, rollout_pairs
 from rlreason.stages.policies import load_stage_policy
 from rlreason.stages.trainer import trainer_arguments
@@ -60,7 +60,7 @@ def train_reward_model(context: RunContext) -> None:
         context.reward_model = done
         return
     policy = load_stage_policy(context)
-    begin(context, NAME, "reward model")
+    carried = begin(context, NAME, "reward model")
     data = _pairs(context, policy)
     model = _scalar_model(context, policy)
     judge = Judge(model, policy.tokenizer, context.config.reward_model.max_tokens)
@@ -70,7 +70,10 @@ def train_reward_model(context: RunContext) -> None:
         f"reward model: {len(data.train)} pairs to train on ({before - len(data.train)} left out), "
         f"{len(data.held_out)} held out"
     )
-    _fit(context, policy, model, pair_rows(judge, data.train))
+    rows = pair_rows(judge, data.train)
+    pairs = context.config.reward_model.pairs
+    check_rows(carried, digest_of(rows), field="reward_model.pairs", value=pairs)
+    _fit(context, policy, model, rows)
     report = _measure(context, judge, data)
     context.reward_model = context.run.save_directory(
         f"checkpoints/{NAME}", lambda folder: _save(folder, policy, judge, data, report)
@@ -262,7 +265,7 @@ def _fit(context: RunContext, policy: Policy, model: Any, rows: list[dict[str, A
     # Not before: the trainer has just set it to the tokenizer's.
     settled = model.config.get_text_config()
     settled.pad_token_id = padding
-    trainer.run_stage(context, NAME)
+    trainer.run_stage(context, NAME, {"rows": digest_of(rows)})
     settled.pad_token_id = policy.pad_id
     model.eval()
 

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ from rlreason.evaluation.statistics import Answered
 from rlreason.evaluation.steps import Step, step_table
 from rlreason.report.terminal import View
 from rlreason.runs import RunDirectory
-from rlreason.runs.directory import METRICS, REPORT
+from rlreason.runs.directory import METRICS
 from rlreason.scoring import Scorer, readable, reward_model_path, without_own_model
 from rlreason.stages.context import RunContext
 from rlreason.stages.trackers import Trackers, check_trackers
@@ -223,9 +224,9 @@ def _report(context: RunContext) -> str:
         return "written by the first process"
     root = context.run.root
     try:
-        from rlreason.html_report import write_report
+        from rlreason.html_report import report_command
 
-        return write_report([root], root / REPORT).text()
+        return report_command([root], None).text()
     except Exception as error:
         said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return (
@@ -246,9 +247,8 @@ def _counts(data: TaskData) -> str:
 
 def _how_to_go_on(directory: RunDirectory, config: RunConfig) -> str:
     place = _place(directory, config)
-    return (
-        f"stopped; nothing saved is lost. To go on {place}: python train.py {directory.root / 'config.yaml'}"
-    )
+    config_path = shlex.quote(str(directory.root / "config.yaml"))
+    return f"stopped; nothing saved is lost. To go on {place}: python train.py {config_path}"
 
 
 def _place(directory: RunDirectory, config: RunConfig) -> str:

@@ -12,7 +12,7 @@ from rlreason.policy.chat import Renderer
 from rlreason.policy.model import Policy
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
-from rlreason.stages.exact import ExactTrainer, begin
+from rlreason.stages.exact import ExactTrainer, begin, check_rows, digest_of
 from rlreason.stages.policies import load_stage_policy
 from rlreason.stages.trainer import balanced_experts, trainer_arguments
 from rlreason.tasks import Trace, Turn, load_traces, traces
@@ -155,7 +155,8 @@ def train_sft(context: RunContext) -> None:
             f"cold start: {formless} of {len(found)} completions are not in the form {prompt.format}"
             + ("; they are taught without its system prompt" if prompt.system == "auto" else "")
         )
-    begin(context, NAME, "cold start")
+    carried = begin(context, NAME, "cold start")
+    check_rows(carried, digest_of(rows), field="sft.traces", value=context.config.sft.traces)
     _fit(context, policy, rows)
     context.start = context.run.save_directory(f"checkpoints/{NAME}", policy.save)
     context.run.drop_checkpoints(NAME)
@@ -193,4 +194,4 @@ def _fit(context: RunContext, policy: Policy, rows: list[dict[str, Any]]) -> Non
         processing_class=policy.tokenizer,
     )
     with balanced_experts(policy.model):
-        trainer.run_stage(context, NAME)
+        trainer.run_stage(context, NAME, {"rows": digest_of(rows)})

@@ -33,7 +33,7 @@ from rlreason.policy.optimizer import build_optimizer, learning_rate
 from rlreason.policy.packing import Completion, Packed, pack
 from rlreason.seeds import derive_seed
 from rlreason.stages.collect import Sample
-from rlreason.stages.guards import FiniteGuard, worst
+from rlreason.stages.guards import CRITIC_GRADIENT, GRADIENT, FiniteGuard, worst
 from rlreason.stages.record import sample_records
 from rlreason.stages.result import UpdateResult, merged_results
 
@@ -284,8 +284,8 @@ class Updater:
         clip = self._accelerator.clip_grad_norm_
         norm = 0.0 if self._values_only else float(clip(policy, self._settings.optim.max_grad_norm))
         critic_norm = float(clip(critic, self._critic.optim.max_grad_norm)) if critic else 0.0
-        numbers = {"loss": loss, "gradient": norm, "ratio": self._ratio}
-        numbers = self._of_all_processes(numbers | ({"critic gradient": critic_norm} if critic else {}))
+        numbers = {"loss": loss, GRADIENT: norm, "ratio": self._ratio}
+        numbers = self._of_all_processes(numbers | ({CRITIC_GRADIENT: critic_norm} if critic else {}))
         finite = all(map(math.isfinite, numbers.values()))
         if finite:
             critic_lr = learning_rate(self._critic.optim, self.updates - 1, self._total_updates)

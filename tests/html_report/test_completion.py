@@ -122,3 +122,15 @@ def test_the_room_is_what_the_completion_takes() -> None:
     packed.add(1, 0, [record])
     taken = len(embedded(packed.record()["groups"]).encode())
     assert taken <= room_for(record, first=True) <= 1.2 * taken
+
+
+@pytest.mark.parametrize("character", ["\x1b", "\x7f", "\x9b", "\u202e", "\ud800", "\t", "é", "<", "\n"])
+def test_the_room_is_that_of_the_signs_that_stand_for_what_was_written(character: str) -> None:
+    text = character * 5_000
+    score = {"value": 1.0, "reason": character * 1_000}
+    record = {"text": text, "question": text, "answer": text, "reward": 1.0, "scores": {"form": score}}
+    packed = Packed(USUAL)
+    packed.add(1, 0, [record])
+    taken = len(embedded(packed.record()["groups"]).encode())
+    taken += len(embedded(packed.record()["reasons"][0]).encode())
+    assert taken <= room_for(record, first=True) <= 1.2 * taken

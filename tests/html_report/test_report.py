@@ -10,6 +10,7 @@ import pytest
 from synthetic import synthetic_run
 
 from rlreason import cli
+from rlreason.html_report import report as report_module
 from rlreason.html_report import report_command, write_report
 from rlreason.html_report.page import MARK
 from rlreason.html_report.reading import read_page
@@ -103,6 +104,21 @@ def test_a_completion_of_ten_megabytes_makes_no_large_page(finished: Path, tmp_p
     written = report_command([root], None)
     assert (written.shown, written.completions) == (97, 97)
     assert written.size < 300_000
+
+
+def test_control_characters_make_no_larger_page(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes 1 byte in the run and 3 in the page: the limit holds for what is in the page."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    record = {"stage": "grpo", "group": 0, "text": "\x1b" * 5_000, "scores": {}}
+    lines = [json.dumps({**record, "step": step}) + "\n" for step in range(1, 101)]
+    (run / "samples.jsonl").write_text("".join(lines))
+    monkeypatch.setattr(report_module, "ROOM", 400_000)
+    write_report([run], run / "report.html")
+    packed = blocks((run / "report.html").read_text())
+    assert len(json.dumps(packed["completions-0"], ensure_ascii=False).encode()) <= 400_000
 
 
 def test_a_run_that_goes_on_has_no_result_yet(tmp_path: Path) -> None:

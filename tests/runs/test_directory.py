@@ -352,3 +352,19 @@ def test_a_disk_that_refuses_the_config_leaves_no_run(
             opened(tmp_path / "run")
     with opened(tmp_path / "run") as run:
         assert not run.resumed
+
+
+@pytest.mark.parametrize(
+    ("stage", "finished"), [("sft", True), ("[pretrain, sft, reward_model]", True), ("[sft, grpo]", False)]
+)
+def test_a_run_without_reinforcement_learning_is_finished_once_it_has_its_model(
+    tmp_path: Path, stage: str, finished: bool
+) -> None:
+    root, config = tmp_path / "run", f"stage: {stage}\n"
+    with RunDirectory.open(root, config) as run:
+        run.save_directory("model", lambda folder: (folder / "weights").write_text("1") and None)
+    if not finished:
+        RunDirectory.open(root, config).close()
+        return
+    with pytest.raises(UserError, match=r"is finished: its model is [^,]*model\. Choose another `name=`"):
+        RunDirectory.open(root, config)

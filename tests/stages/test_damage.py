@@ -215,6 +215,38 @@ def test_the_best_so_far_is_remembered_over_a_resume(
     ]
 
 
+def test_the_best_is_named_again_where_a_kill_came_before_its_name(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rlreason.runs import RunDirectory
+
+    accuracy_of_step(monkeypatch, {1: 0.3, 3: 0.5})
+    changes = {"grpo": {"steps": 4}, "eval": {"questions": 6, "every": 1}}
+    whole = RunDirectory.write_best
+
+    def die(self: RunDirectory, best: Any) -> None:
+        if best["step"] == 3:
+            raise SystemExit
+        whole(self, best)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunDirectory, "write_best", die)
+        with pytest.raises(SystemExit):
+            train(name="cut", **changes)
+    path = tmp_path / "runs/cut/checkpoints/best.json"
+    assert json.loads(path.read_text())["step"] == 1
+    train(name="cut", **changes)
+    best = json.loads(path.read_text())
+    assert (best["step"], best["checkpoint"]) == (3, "checkpoints/step-000003")
+
+
+def test_a_best_that_the_checkpoint_does_not_know_is_not_named_any_more(train: Train, cut: Any) -> None:
+    path = cut() / "checkpoints/best.json"
+    path.write_text('{"step": 5}')
+    train(name="cut", **STEPS)
+    assert not path.exists()
+
+
 def test_a_stage_goes_on_from_the_checkpoint_before_a_damaged_one(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

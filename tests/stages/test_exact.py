@@ -108,6 +108,20 @@ def test_steps_straight_equal_steps_with_a_resume_between(
     assert not list((resumed / "checkpoints").glob(f"{stage}-step-*"))  # nothing goes on from them any more
 
 
+def test_a_file_that_has_changed_in_the_middle_of_a_stage_is_refused(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = changes("reward_model", tmp_path)
+    killed(train, monkeypatch, 3, settings)
+    path = tmp_path / "pairs.jsonl"
+    before = path.read_text()
+    path.write_text(before.replace("3 + 0 = 3", "3 + 0 = 4"))
+    with pytest.raises(UserError, match=r"reward_model\.pairs: .*pairs\.jsonl.*restore the file .*name="):
+        train(name="cut", **settings)
+    path.write_text(before)
+    train(name="cut", **settings)
+
+
 def with_dropout(model: Path) -> Path:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.3}))
@@ -205,11 +219,15 @@ def test_a_loss_that_is_not_finite_is_left_out_dumped_and_then_refused(
         return loss * math.nan if step == 2 or step >= 5 else loss
 
     monkeypatch.setattr(ExactTrainer, "compute_loss", broken, raising=False)
-    with pytest.raises(UserError, match=rf"4 optimizer steps in a row .*{stage}-step-000006"):
+    with pytest.raises(UserError, match="4 optimizer steps in a row") as refused:
         train(**settings)
+    assert f"Lower {stage}.optim.lr or set model.precision=float32, and start a new run (name=...);" in str(
+        refused.value
+    )
+    assert "model.path" not in str(refused.value)  # a checkpoint of the stage is no model
     assert torch.equal(*kept)  # step 2 has not touched them
     dumps = sorted(p.name for p in (tmp_path / "runs/micro/skipped").iterdir())
-    assert dumps == [f"{stage}-step-{n:06d}-{k}.jsonl" for n, k in [(2, 1), (5, 1), (6, 2), (7, 3), (8, 4)]]
+    assert dumps == [f"{stage}-step-{n:06d}-{k}.jsonl" for n, k in [(2, 1), (5, 1), (6, 1), (7, 1), (8, 1)]]
     head, *rows = lines(tmp_path / "runs/micro/skipped" / dumps[0])
     assert head["not_finite"] == ["loss", "gradient"]
     assert head["non_finite"] == {"loss": "nan", "gradient": "nan"}

@@ -49,7 +49,7 @@ def test_a_report_that_fails_is_told_and_fails_nothing(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(html_report, "write_report", fail)
+    monkeypatch.setattr(html_report, "report_command", fail)
     run = train(stage="grpo", grpo={"steps": 1})
     assert not (run / "report.html").exists()
     assert "after" in json.loads((run / "eval.json").read_text())
@@ -57,3 +57,28 @@ def test_a_report_that_fails_is_told_and_fails_nothing(
     assert "report   could not be written: " in out
     assert f"python -m rlreason report {run}" in out
     assert out.strip().splitlines()[-1].startswith("gain: ")
+
+
+def test_a_file_that_is_no_report_is_not_overwritten(train: Train, tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from rlreason.stages.run import _report
+
+    (tmp_path / "metrics.jsonl").write_text("")
+    (tmp_path / "report.html").write_text("mine")
+    context: Any = SimpleNamespace(
+        accelerator=SimpleNamespace(is_main_process=True), run=SimpleNamespace(root=tmp_path)
+    )
+    assert "report.html is there already and is no report; give another name" in _report(context)
+    assert (tmp_path / "report.html").read_text() == "mine"
+
+
+def test_the_way_to_go_on_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+    from rlreason.config import load
+    from rlreason.runs import RunDirectory
+    from rlreason.stages.run import _how_to_go_on
+
+    root = tmp_path / "my runs"
+    with RunDirectory.open(root, "name: x\n") as run:
+        said = _how_to_go_on(run, load(None, ["stage=sft"]))
+    assert said.endswith(f": python train.py '{root / 'config.yaml'}'")

@@ -85,7 +85,7 @@ function makeFilters(browser, apply) {
   let waiting = 0;
   const later = () => { clearTimeout(waiting); waiting = setTimeout(apply, 120); };
   const bound = (event) => (event.target.value.trim() === "" || Number.isNaN(Number(event.target.value)) ? null : Number(event.target.value));
-  const numeric = (key, label) => h("input", { type: "number", step: "any", inputmode: "decimal", placeholder: label === "Reward from" ? "any" : "any", "aria-label": label, id: `reward-${key}`,
+  const numeric = (key, label) => h("input", { type: "number", step: "any", inputmode: "decimal", placeholder: "any", "aria-label": label, id: `reward-${key}`,
     on: { input: (event) => { filter[key] = bound(event); later(); } } });
   const words = h("input", { type: "search", id: "words", placeholder: "Search in questions and completions", "aria-label": "Search", autocomplete: "off", spellcheck: "false",
     on: { input: (event) => { filter.words = event.target.value; later(); } } });
