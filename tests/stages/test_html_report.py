@@ -73,12 +73,14 @@ def test_a_file_that_is_no_report_is_not_overwritten(train: Train, tmp_path: Pat
     assert (tmp_path / "report.html").read_text() == "mine"
 
 
-def test_the_way_to_go_on_can_be_pasted_into_a_shell(tmp_path: Path) -> None:
+def test_the_way_to_go_on_can_be_pasted_into_a_shell(
+    write_config: Callable[..., Path], tmp_path: Path
+) -> None:
     from rlreason.config import load
     from rlreason.runs import RunDirectory
     from rlreason.stages.run import _how_to_go_on
 
     root = tmp_path / "my runs"
     with RunDirectory.open(root, "name: x\n") as run:
-        said = _how_to_go_on(run, load(None, ["stage=sft"]))
+        said = _how_to_go_on(run, load(write_config(), []))
     assert said.endswith(f": python train.py '{root / 'config.yaml'}'")
