@@ -98,7 +98,8 @@ def refuse_damaged(folder: Path, *, field: str) -> None:
     if what is not None:
         raise UserError(
             f"{field}: {folder} is damaged: {what}. Restore it from a copy, or name another folder (each "
-            f"checkpoint in {folder.parent} is a model too)."
+            f"checkpoint in {folder.parent} is a model too). If it was changed on purpose, delete its "
+            f"{MANIFEST}."
         )
 
 
