@@ -58,10 +58,10 @@ def what_is_trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     found: list[str] = []
     plain = SFTTrainer.train
 
-    def noted(self: SFTTrainer) -> None:
+    def noted(self: SFTTrainer, **options: Any) -> Any:
         for row in self.train_dataset:
             found.append(self.processing_class.decode([i for i in row["labels"] if i != -100]))
-        plain(self)
+        return plain(self, **options)
 
     monkeypatch.setattr(SFTTrainer, "train", noted)
     return found
