@@ -18,6 +18,7 @@ from rlreason.errors import UserError
 MANIFEST = "manifest.json"
 _MADE_WITH = ("torch", "transformers", "trl", "accelerate", "safetensors")
 _OWN = "sha256_of_this"
+_WEIGHTS = ".safetensors"
 
 # Folders that were found whole, with the sizes and times of their files then: a resumed run reads the same
 # gigabytes in several places, and hashes them once.
@@ -50,10 +51,11 @@ def has_manifest(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def damage(folder: Path) -> str | None:
+def damage(folder: Path, *, suffix: str = "") -> str | None:
     """Say what in `folder` is no longer what was written; None where all is, or where it has no manifest.
 
-    Files that were put there later are none of its business: nothing of this package reads them.
+    Asked of the files that end in `suffix`. Those that were put there later are none of its business: nothing
+    of this package reads them.
     """
     if not has_manifest(folder):
         return None
@@ -63,6 +65,8 @@ def damage(folder: Path) -> str | None:
         if _found_whole.get(folder.resolve()) == signature:
             return None
         for name, entry in files.items():
+            if not name.endswith(suffix):
+                continue
             path = folder / name
             if not path.is_file():
                 return f"{name} is missing"
@@ -73,7 +77,8 @@ def damage(folder: Path) -> str | None:
                 return f"{name} has been changed: its SHA-256 is another one"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} cannot be read ({error})"
-    _found_whole[folder.resolve()] = signature
+    if not suffix:
+        _found_whole[folder.resolve()] = signature
     return None
 
 
@@ -93,8 +98,11 @@ def other_versions(folder: Path) -> str:
 
 
 def refuse_damaged(folder: Path, *, field: str) -> None:
-    """Raise UserError, naming the config's `field`, if `folder` is no longer what was written."""
-    what = damage(folder)
+    """Raise UserError, naming the config's `field`, if weights in `folder` are no longer what was written.
+
+    Its texts (the configs of model and tokenizer) may have been edited by hand; weights never are.
+    """
+    what = damage(folder, suffix=_WEIGHTS)
     if what is not None:
         raise UserError(
             f"{field}: {folder} is damaged: {what}. Restore it from a copy, or name another folder (each "

@@ -63,7 +63,8 @@ class ExactTrainer(Trainer):
         self.add_callback(_StepEnd(self))
         saved = context.run.latest_checkpoint(stage)
         with Interrupts() as self._interrupts:
-            self.train(resume_from_checkpoint=str(saved[1]) if saved else None)
+            resume: dict[str, Any] = {"resume_from_checkpoint": str(saved[1])} if saved else {}
+            self.train(**resume)
         if self._stop_asked():
             raise KeyboardInterrupt(self._interrupts.requested)
         return int(self.state.global_step)

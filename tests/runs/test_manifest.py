@@ -58,7 +58,21 @@ def same_length(file: Path) -> None:
 def test_damage_is_named(saved: Path, name: str, harm: Callable[[Path], None], said: str) -> None:
     harm(saved / name)
     assert said in str(damage(saved))
-    with pytest.raises(UserError, match=r"model\.path: .*model is damaged"):
+
+
+def test_a_model_whose_weights_are_damaged_is_refused_and_one_whose_texts_were_edited_is_not(
+    saved: Path,
+) -> None:
+    (saved / "model.safetensors").write_bytes(b"abc")
+    (saved / "manifest.json").unlink()
+    write_manifest(saved)
+    (saved / "inner" / "state.json").write_text('{"edited": true}')
+    assert "inner/state.json has 16 bytes" in str(damage(saved))
+    refuse_damaged(saved, field="model.path")
+    (saved / "model.safetensors").write_bytes(b"abd")
+    with pytest.raises(
+        UserError, match=r"model\.path: .*model is damaged: model\.safetensors has been changed"
+    ):
         refuse_damaged(saved, field="model.path")
 
 

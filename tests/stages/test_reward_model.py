@@ -236,11 +236,21 @@ def test_the_score_is_read_behind_the_text_whatever_pads(
     assert not hides_text
 
 
-def test_scores_that_are_no_numbers_are_told_of(train: Train, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no finite numbers; lower reward_model\.optim\.lr"):
+@pytest.mark.parametrize(
+    ("batch_size", "said"),
+    [  # after a single step nothing but the scores can tell; after more of them the losses do
+        (40, r"no finite numbers; lower reward_model\.optim\.lr"),
+        (4, r"4 optimizer steps in a row .* not finite .* Lower reward_model\.optim\.lr"),
+    ],
+)
+def test_scores_that_are_no_numbers_are_told_of(
+    train: Train, tmp_path: Path, batch_size: int, said: str
+) -> None:
+    pairs = pairs_file(tmp_path / "pairs.jsonl")
+    with pytest.raises(UserError, match=said):
         train(
             stage=["sft", "reward_model"],
-            reward_model={"pairs": pairs_file(tmp_path / "pairs.jsonl"), "optim": {"lr": 1e38}},
+            reward_model={"pairs": pairs, "batch_size": batch_size, "optim": {"lr": 1e38}},
         )
 
 
