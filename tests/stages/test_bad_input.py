@@ -95,10 +95,6 @@ def test_model_directory_without_tokenizer_is_refused(refused: Any, train: Any, 
     for path in model.glob("tokenizer*"):
         path.unlink()
     said = refused(stage="grpo", model={"path": str(model), "scratch": None})
-    assert "is damaged: tokenizer" in said
-    assert "delete its manifest.json" in said
-    (model / "manifest.json").unlink()
-    said = refused(stage="grpo", model={"path": str(model), "scratch": None})
     assert "no tokenizer" in said
     assert str(model) in said
 
