@@ -34,8 +34,12 @@ class Checkpoints:
         with atomic_directory(path) as folder:
             write(folder)
             write_manifest(folder)
+        self.prune(stage, best, also=step)
+
+    def prune(self, stage: str | None, best: int | None, *, also: int | None = None) -> None:
+        """Remove all but the newest, that of step `best`, and that of step `also`."""
         for number, old in self.of(stage)[: -self._keep]:
-            if number not in (step, best):
+            if number not in (best, also):
                 discard(old)
 
     def drop(self, stage: str) -> None:

@@ -169,6 +169,11 @@ class RunDirectory:
         found = self._checkpoints.of(stage)
         return found[-1] if found else None
 
+    def prune_checkpoints(self, *, best: int | None) -> None:
+        """Remove the oldest beyond the number to keep, as a process that ended while it saved may not have."""
+        if self._writes:
+            self._checkpoints.prune(None, best)
+
     def drop_checkpoints(self, stage: str) -> None:
         """Remove the checkpoints of a stage that has left its model: nothing goes on from them."""
         if self._writes:

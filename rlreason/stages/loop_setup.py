@@ -208,7 +208,9 @@ def _resume(context: RunContext, setup: OnlineSetup, step: int) -> None:
     setup.step = setup.saved = step
     updater.guard.in_a_row = state.get("skipped_in_a_row", 0)
     setup.best = state.get("best")
-    _name_best(context, setup)  # a process that was killed behind its checkpoint has not come to that
+    # A process that was killed behind its checkpoint has not come to these two.
+    _name_best(context, setup)
+    context.run.prune_checkpoints(best=setup.best["step"] if setup.best else None)
     updater.updates = state["updates"]
     setup.method.restore(state["method"])
     setup.stream.position = state["position"]

@@ -278,3 +278,24 @@ def test_a_run_moved_to_another_place_is_found_whole(train: Train, cut: Any, tmp
     run = cut()
     shutil.move(run, tmp_path / "elsewhere" / "cut")
     assert same(straight, train(name="cut", output_dir=str(tmp_path / "elsewhere"), **STEPS))
+
+
+def test_a_process_killed_before_it_removed_an_old_checkpoint_leaves_none_too_many(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed behind the last checkpoint: nothing is saved after it that would remove the one too many."""
+    from rlreason.runs import checkpoints
+
+    whole = checkpoints.discard
+
+    def die(path: Path) -> None:
+        if path.name == "step-000002":
+            raise SystemExit
+        whole(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "discard", die)
+        with pytest.raises(SystemExit):
+            train(**STEPS)
+    run = train(**STEPS)
+    assert sorted(p.name for p in (run / "checkpoints").glob("step-*")) == ["step-000004", "step-000006"]
