@@ -170,7 +170,7 @@ class RunDirectory:
         return found[-1] if found else None
 
     def prune_checkpoints(self, *, best: int | None) -> None:
-        """Remove the oldest beyond the number to keep, as a process that ended while it saved may not have."""
+        """Remove the oldest beyond the number to keep: a process that ended while it saved may not have."""
         if self._writes:
             self._checkpoints.prune(None, best)
 
