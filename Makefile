@@ -25,7 +25,7 @@ train: $(STAMP)
 	$(BIN)/python train.py configs/quickstart.yaml $(ARGS)
 
 test: lint
-	$(OFFLINE) $(BIN)/python -m pytest
+	$(OFFLINE) $(BIN)/python -m pytest --numprocesses=2 --dist=worksteal
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -52,7 +52,8 @@ def parse(text: str, prefill: str = "", spec: TagSpec = SPECS["think_answer"]) -
     problems = think_problems + answer_problems
     if _text_outside(text, marks, spec):
         problems.append("text_outside_tags")
-    return Response(think, answer, tuple(problems), text)
+    # Reasoning that is opened a second time and stays open is found from both sides.
+    return Response(think, answer, tuple(dict.fromkeys(problems)), text)
 
 
 def _think(text: str, marks: _Marks) -> tuple[str | None, list[str]]:

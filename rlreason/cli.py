@@ -312,7 +312,6 @@ def _guarded(work: Callable[[], None]) -> int:
     SIGTERM ends it as Ctrl-C does, so that what is half-written is removed; a stage that trains has handlers
     of its own, which finish its step first.
     """
-    _let_idle_threads_sleep()
     before = None
     with suppress(ValueError):  # outside the main thread no signal is ever delivered
         before = signal.signal(signal.SIGTERM, _terminated)
@@ -326,14 +325,6 @@ def _guarded(work: Callable[[], None]) -> int:
         if before is not None:
             signal.signal(signal.SIGTERM, before)
     return DONE
-
-
-def _let_idle_threads_sleep() -> None:
-    """Let OpenMP's threads sleep, not spin, while they wait for each other. Read when torch is imported.
-
-    Beside another program, threads that spin take the core from the one they wait for: docs/benchmarks.md.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

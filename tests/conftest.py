@@ -1,6 +1,8 @@
-"""No test reaches a network or reports anything; the processor is shared fairly."""
+"""No test reaches a network or reports anything."""
 
 import os
+
+from hypothesis import settings
 
 os.environ.update(
     HF_HUB_OFFLINE="1",
@@ -8,5 +10,12 @@ os.environ.update(
     HF_HUB_DISABLE_TELEMETRY="1",
     DO_NOT_TRACK="1",
     TOKENIZERS_PARALLELISM="false",
-    OMP_WAIT_POLICY="passive",
 )
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # the processes of a suite share the cores: a thread for each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# The suite draws the same examples every time. To look for new ones: pytest --hypothesis-profile=explore
+settings.register_profile("suite", derandomize=True)
+settings.register_profile("explore", derandomize=False)
+settings.load_profile("suite")

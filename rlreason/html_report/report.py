@@ -99,7 +99,7 @@ def write_report(runs: Sequence[Path], path: Path) -> RunReport:
     title = ", ".join(page["name"] for page in pages)
     html = render(title, embedded(data), packed)
     try:
-        write_text(path, html)
+        write_text(path, html, unlocked=True)
     except UserError as error:
         cause = error.__cause__
         said = cause.strerror if isinstance(cause, OSError) else error

@@ -87,12 +87,13 @@ def is_leftover(name: str) -> bool:
     return name.startswith(".") and name.endswith((PARTIAL, PREVIOUS))
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, *, unlocked: bool = False) -> None:
     """Write `text` to `path` as UTF-8, replacing what was there in one step.
 
+    `unlocked` is for what may be written by several processes at once: the last of them prevails.
     Raises UserError where the disk is full or refuses; `path` is then what it was before.
     """
-    partial = partial_path(path)
+    partial = partial_path(path.with_name(f"{path.name}.{os.getpid()}") if unlocked else path)
     try:
         with explained(path):
             with partial.open("w", encoding="utf-8", newline="\n") as file:

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from rlreason.errors import UserError
 from rlreason.runs import resume
-from rlreason.runs.atomic import atomic_directory, explained, recover, set_aside, write_text
+from rlreason.runs.atomic import atomic_directory, discard, explained, recover, set_aside, write_text
 from rlreason.runs.checkpoints import CHECKPOINTS, Checkpoints
 from rlreason.runs.jsonl import JsonLines, to_json
 from rlreason.runs.lock import DirectoryLock
@@ -129,7 +129,10 @@ class RunDirectory:
             self._samples.append(records)
 
     def rewind(self, step: int, stage: str) -> None:
-        """Drop metrics and samples of `stage` after `step`: what a resumed run will write again."""
+        """Drop what there is of `stage` after `step`, which a resumed run will write again.
+
+        That is metrics, samples, and evaluations within the stage that samples.
+        """
 
         def keep(record: dict[str, Any]) -> bool:
             return record.get("stage") != stage or record.get("step", 0) <= step
@@ -137,6 +140,10 @@ class RunDirectory:
         if self._writes:
             self._metrics.rewind(keep)
             self._samples.rewind(keep)
+            for path in list((self.root / EVALUATIONS).glob("step-*")) if stage in resume.ONLINE else ():
+                number = path.name.removeprefix("step-")
+                if number.isdecimal() and int(number) > step:
+                    discard(path)
 
     def write_eval(self, evaluation: Mapping[str, Any]) -> None:
         """Replace `eval.json` in one step."""

@@ -8,6 +8,7 @@ the folder is read, before anything in it is trusted.
 import hashlib
 import json
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,12 @@ def write_manifest(folder: Path) -> None:
 
 def made_with() -> dict[str, str]:
     """The versions of Python, of this package, and of what it saves with."""
-    found = {"python": platform.python_version(), "rlreason": rlreason.__version__}
+    return {"python": platform.python_version(), "rlreason": rlreason.__version__, **_installed()}
+
+
+@cache
+def _installed() -> dict[str, str]:
+    found = {}
     for name in _MADE_WITH:
         try:
             found[name] = version(name)

@@ -1,6 +1,8 @@
 """Whether a folder holds a run, whether that is finished, and whether a config goes on with it."""
 
+import copy
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,13 +86,19 @@ def refuse_finished(root: Path) -> None:
 def parse_config(text: str, *, source: Path) -> dict[str, Any]:
     """Return the mapping in a `config.yaml`. Raises UserError naming `source` where there is none."""
     try:
-        config = yaml.safe_load(text)
+        config = copy.deepcopy(_parsed(text))
     except yaml.YAMLError as error:
         said = " ".join(str(error).split())
         raise UserError(f"{source} cannot be read as YAML: {said}. Choose another `name=`.") from None
     if not isinstance(config, dict):
         raise UserError(f"{source} holds no run config. Choose another `name=`.")
     return config
+
+
+@lru_cache(maxsize=8)
+def _parsed(text: str) -> Any:
+    """PyYAML takes 50 ms for a config, and a run reads its own half a dozen times."""
+    return yaml.safe_load(text)
 
 
 def refuse_other_config(root: Path, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -247,13 +247,25 @@ def check_rows(carried: dict[str, Any] | None, digest: str, *, field: str, value
 
 
 def begin(context: RunContext, stage: str, title: str) -> dict[str, Any] | None:
-    """Cut the metrics back to the stage's newest checkpoint; return what it `carried`, if there is one."""
+    """Cut the metrics back to the stage's newest checkpoint; return what it `carried`, if there is one.
+
+    Raises UserError where that is of another number of processes: rows and random numbers would be others.
+    """
     saved = context.run.latest_checkpoint(stage)
-    context.run.rewind(saved[0] if saved else -1, stage)
     if saved is None:
+        context.run.rewind(-1, stage)
         return None
+    state = json.loads((saved[1] / "state.json").read_text(encoding="utf-8"))
+    before, now = len(state["random"]), context.accelerator.num_processes
+    if before != now:
+        raise UserError(
+            f"{saved[1]} was written by {before} processes and this run has {now}: in the middle of stage "
+            f"{stage} it could not go on exactly. Start it with {before} (`accelerate launch --num_processes "
+            f"{before}`), or begin a new run (name=...)"
+        )
+    context.run.rewind(saved[0], stage)
     context.view.note(f"{title}: going on after step {saved[0]}, from {saved[1]}")
     if changed := other_versions(saved[1]):
         context.view.note(f"warning: {saved[1].name} was {changed}")
-    carried: dict[str, Any] = json.loads((saved[1] / "state.json").read_text(encoding="utf-8"))["carried"]
+    carried: dict[str, Any] = state["carried"]
     return carried

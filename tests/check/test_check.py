@@ -392,7 +392,7 @@ def test_no_line_is_wider_than_the_screen_and_nothing_of_a_completion_acts_on_it
 def test_piped_output_is_plain_and_no_torch_is_loaded() -> None:
     code = (
         "import sys; from rlreason.cli import main; "
-        "code = main(['check', 'configs/own_data.yaml', '--questions', '2']); "
+        "code = main(['check', 'configs/own_data.yaml', '--questions', '2', '--rewards-only']); "
         "sys.exit(code or 10 * ('torch' in sys.modules))"
     )
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60)

@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from rewards import REWARDS, SPECS, TagSpec, parse
@@ -64,6 +64,8 @@ def render(spec: TagSpec, think: str, answer: str) -> str:
 @all_specs
 @everything
 @given(text=st.text() | soup, prefill=soup)
+@example(text="</think><think><answer>5</answer>", prefill="")
+@example(text="</think><think>\\boxed{5}", prefill="")
 def test_any_text_gives_a_response(spec: TagSpec, text: str, prefill: str) -> None:
     response = parse(text, prefill, spec)
     whole = prefill + text

@@ -198,6 +198,15 @@ def test_rewinding_drops_later_records_of_that_stage_only(tmp_path: Path) -> Non
     assert steps(tmp_path / "samples.jsonl") == [pair for pair in expected for _ in range(2)]
 
 
+def test_rewinding_drops_later_evaluations_within_the_stage_that_samples(tmp_path: Path) -> None:
+    with opened(tmp_path) as run:
+        for label in ("before", "sft", "step-000001", "step-000002", "step-000003"):
+            run.save_directory(f"evaluations/{label}", lambda folder: None)
+        run.rewind(0, "sft")
+        run.rewind(1, "grpo")
+    assert {entry.name for entry in (tmp_path / "evaluations").iterdir()} == {"before", "sft", "step-000001"}
+
+
 def test_a_record_that_could_not_be_rewound_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path) as run:
         with pytest.raises(ValueError, match="stage=None"):

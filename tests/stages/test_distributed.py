@@ -52,7 +52,7 @@ def test_two_processes_equal_one(
             "-m",
             "torch.distributed.run",
             "--nproc_per_node=2",
-            "--master_port=29555",
+            "--standalone",  # a free port
             "train.py",
             str(config),
         ],

@@ -15,6 +15,7 @@ from micro import lines, without_clocks
 from safetensors.torch import load_file
 
 from rlreason.errors import UserError
+from rlreason.runs.manifest import write_manifest
 from rlreason.stages.exact import ExactTrainer
 
 Train = Callable[..., Path]
@@ -120,6 +121,42 @@ def test_a_file_that_has_changed_in_the_middle_of_a_stage_is_refused(
         train(name="cut", **settings)
     path.write_text(before)
     train(name="cut", **settings)
+
+
+def test_traces_that_have_changed_in_the_middle_of_a_stage_are_refused(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "traces.jsonl"
+    rows = [
+        {"question": f"{n} + 1 =", "reasoning": f"{n} + 1 = {n + 1}", "answer": f"{n + 1}"} for n in range(16)
+    ]
+    before = "".join(json.dumps(row) + "\n" for row in rows)
+    path.write_text(before)
+    settings = changes("sft", tmp_path)
+    settings["sft"]["traces"] = str(path)
+    killed(train, monkeypatch, 3, settings)
+    path.write_text(before.replace("3 + 1 = 4", "3 + 1 = 04"))
+    with pytest.raises(UserError, match=r"sft\.traces: .*traces\.jsonl.*restore the file .*name="):
+        train(name="cut", **settings)
+    path.write_text(before)
+    train(name="cut", **settings)
+
+
+def test_another_number_of_processes_in_the_middle_of_a_stage_is_refused(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = changes("sft", tmp_path)
+    killed(train, monkeypatch, 3, settings)
+    folder = tmp_path / "runs/cut/checkpoints/sft-step-000002"
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps({**state, "random": state["random"] * 2}))
+    write_manifest(folder)
+    metrics = (tmp_path / "runs/cut/metrics.jsonl").read_text()
+    with pytest.raises(
+        UserError, match=r"sft-step-000002 was written by 2 processes and this run has 1: .*2"
+    ):
+        train(name="cut", **settings)
+    assert (tmp_path / "runs/cut/metrics.jsonl").read_text() == metrics
 
 
 def with_dropout(model: Path) -> Path:
