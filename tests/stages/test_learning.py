@@ -25,7 +25,7 @@ GRPO_SECONDS = 120
 def test_grpo_learns_a_task(tmp_path: Path, seed: int, steps: int) -> None:
     from rlreason.stages import run
 
-    # Other tests of the suite have set the threads of this process to 1, and it may share the cores with them.
+    # Other tests have set the threads of this process to 1; a process of many leaves the others a core.
     threads = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
     overrides = [f"seed={seed}", f"output_dir={tmp_path}", f"threads={threads}", f"grpo.steps={steps}"]
     config = load(ROOT / "configs/tiny.yaml", overrides)
