@@ -12,8 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
-from rlreason.config import RunConfig, field_table, help_text, json_schema, load
+from rlreason.config import RunConfig, dump, field_table, help_text, json_schema, load
 from rlreason.errors import UserError
+from rlreason.runs import check_startable
 from rlreason.telemetry import no_telemetry
 
 DONE, FOUND, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
@@ -61,6 +62,7 @@ def main_train(argv: Sequence[str], program: str = "train.py") -> int:
 
     def train() -> None:
         config = load(argv[0], argv[1:])
+        check_startable(Path(config.output_dir) / config.name, dump(config))
         no_telemetry()
         from rlreason.stages import run
 

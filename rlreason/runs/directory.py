@@ -86,11 +86,7 @@ class RunDirectory:
             root.mkdir(parents=True, exist_ok=True)
             lock = DirectoryLock(root)
         try:
-            state = resume.state_of(root)
-            if state == "finished":
-                resume.refuse_finished(root)
-            if state == "unfinished":
-                _check_config(root, config)
+            state = _state_for(root, config)
             recover(root)
             recover(root / CHECKPOINTS)
             write_text(root / resume.CONFIG, config_yaml)
@@ -289,6 +285,22 @@ class RunDirectory:
             f"{listed}\nRestore one of them from a copy, under the name it had. Or start the same command "
             "once more: the stage then begins again, from its first step."
         )
+
+
+def check_startable(root: Path, config_yaml: str) -> None:
+    """Raise what `RunDirectory.open` would of what `root` holds, before anything slow is done or imported."""
+    with explained(root):
+        _state_for(root, resume.parse_config(config_yaml, source=root / resume.CONFIG))
+
+
+def _state_for(root: Path, config: dict[str, Any]) -> resume.State:
+    """What `root` holds. Raises UserError where a run of `config` can neither start in it nor go on."""
+    state = resume.state_of(root)
+    if state == "finished":
+        resume.refuse_finished(root)
+    if state == "unfinished":
+        _check_config(root, config)
+    return state
 
 
 def _check_config(root: Path, config: dict[str, Any]) -> None:

@@ -170,3 +170,18 @@ def test_output_cut_short_by_the_reader_is_no_error() -> None:
     ran = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert ran.stdout.startswith("usage: ")
     assert ran.stderr == ""
+
+
+def test_a_folder_that_cannot_be_trained_in_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    folder = tmp_path / "quickstart"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("mine")
+    code = (
+        "import sys; from rlreason.cli import main_train; "
+        f"code = main_train(['configs/quickstart.yaml', 'output_dir={tmp_path}']); "
+        "sys.exit(code + 10 * ('torch' in sys.modules))"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 2
+    assert "thesis.txt" in ran.stderr
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["quickstart", "thesis.txt"]
