@@ -210,9 +210,9 @@ def _load_judge(model: str, device: str, dtype: str) -> Judge:
     try:
         place = torch.device(device)
         loaded, found = AutoModelForSequenceClassification.from_pretrained(
-            model, dtype=kind, output_loading_info=True
+            model, dtype=kind, output_loading_info=True, trust_remote_code=False
         )
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"reward 'learned': model={model!r}, device={device!r} cannot be loaded: {error}"

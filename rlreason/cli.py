@@ -5,6 +5,7 @@ import difflib
 import json
 import math
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from types import FrameType
 
 from rlreason.config import RunConfig, dump, field_table, help_text, json_schema, load
 from rlreason.errors import UserError
+from rlreason.report.text import harmless
 from rlreason.runs import check_startable
 from rlreason.telemetry import no_telemetry
 
@@ -62,6 +64,7 @@ def main_train(argv: Sequence[str], program: str = "train.py") -> int:
 
     def train() -> None:
         config = load(argv[0], argv[1:])
+        _refuse_moved(argv, config)
         check_startable(Path(config.output_dir) / config.name, dump(config))
         no_telemetry()
         from rlreason.stages import run
@@ -308,6 +311,25 @@ def _config_for(model: str, path: str | None, overrides: Sequence[str]) -> RunCo
     return load(of_run, overrides)
 
 
+def _refuse_moved(argv: Sequence[str], config: RunConfig) -> None:
+    """Raise UserError where the config of a run is given that is not where the config says.
+
+    One that was moved would begin anew in its old place; a copy would go on with the run it was copied from.
+    """
+    path = Path(argv[0])
+    beside, named = path.parent.resolve(), (Path(config.output_dir) / config.name).resolve()
+    is_run = path.name == "config.yaml" and any(
+        (beside / name).exists() for name in ("metrics.jsonl", ".lock")
+    )
+    chosen = any(text.startswith(("name=", "output_dir=")) for text in argv[1:])
+    if is_run and beside != named and not chosen:
+        raise UserError(
+            f"{path} belongs to the run in {beside}, but its output_dir and name lead to {named}. To go on "
+            f"with the run beside it add output_dir={shlex.quote(str(beside.parent))} "
+            f"name={shlex.quote(beside.name)}; for a new run add name=..."
+        )
+
+
 def _guarded(work: Callable[[], None]) -> int:
     """Run `work` and return the exit code; what is not meant for the user keeps its traceback.
 
@@ -347,7 +369,7 @@ def _print(text: str) -> int:
 
 
 def _refuse(text: str) -> int:
-    print(f"error: {text}", file=sys.stderr)
+    print(harmless(f"error: {text}"), file=sys.stderr)
     return UNUSABLE
 
 

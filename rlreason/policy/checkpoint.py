@@ -123,6 +123,12 @@ def load_training_state(
     return state
 
 
+def training_state(directory: Path) -> dict[str, Any]:
+    """The numbers that `save_training_state` has saved in a checkpoint."""
+    state: dict[str, Any] = json.loads((directory / _FOLDER / _STATE).read_text(encoding="utf-8"))
+    return state
+
+
 def save_parameters(
     folder: Path,
     parameters: Mapping[str, nn.Parameter],

@@ -139,7 +139,9 @@ def _local(path: str) -> Path:
 def _load_tokenizer(path: str, options: dict[str, Any], field: str) -> Any:
     local = _local(path)
     try:
-        return AutoTokenizer.from_pretrained(str(local) if local.exists() else path, **options)
+        found = str(local) if local.exists() else path
+        # Said, and not left out: transformers would ask on the terminal whether to run a model's own code.
+        return AutoTokenizer.from_pretrained(found, trust_remote_code=False, **options)
     except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
         raise _unreadable(path, local.exists(), "tokenizer", error, field) from error
 
@@ -150,6 +152,11 @@ def _load(config: ModelConfig, path: str) -> tuple[Any, Any]:
     options: dict[str, Any] = {"revision": config.revision} if not local.exists() and config.revision else {}
     if local.exists():
         refuse_damaged(local, field="model.path")
+        if (local / "adapter_config.json").exists():
+            raise UserError(
+                f"model.path: {path!r} holds an adapter of peft, which would bring a model from elsewhere; "
+                "merge the two first (model.merge_and_unload().save_pretrained(FOLDER)) and name that folder"
+            )
     tokenizer = _load_tokenizer(path, options, "model.path")
     if not local.exists() or (local / "config.json").exists():
         try:
@@ -158,6 +165,7 @@ def _load(config: ModelConfig, path: str) -> tuple[Any, Any]:
                 dtype=torch.float32,
                 attn_implementation=config.attention,
                 use_safetensors=True,
+                trust_remote_code=False,
                 **options,
             )
         except (OSError, ValueError, ImportError, SafetensorError) as error:

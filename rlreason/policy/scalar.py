@@ -38,6 +38,7 @@ def load_scalar_model(config: ModelConfig, path: str | Path, field: str) -> tupl
             dtype=torch.float32,
             attn_implementation=config.attention,
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **_revision(config, path),
@@ -66,7 +67,7 @@ def load_scalar_model(config: ModelConfig, path: str | Path, field: str) -> tupl
 def model_config(config: ModelConfig, path: str | Path, field: str) -> Any:
     """The transformers config of the model at `path`. Raises UserError if there is none."""
     try:
-        return AutoConfig.from_pretrained(source(path), **_revision(config, path))
+        return AutoConfig.from_pretrained(source(path), trust_remote_code=False, **_revision(config, path))
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise UserError(f"{field}: there is no model at {str(path)!r} ({_first(error)})") from error
 
@@ -81,7 +82,9 @@ def check_outputs(found: Any, path: str | Path, field: str) -> None:
 def check_same_tokens(config: ModelConfig, path: str | Path, own_tokenizer: Any, field: str) -> None:
     """Raise UserError unless the model at `path` reads the same tokens as the policy, `own_tokenizer`'s."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source(path), **_revision(config, path))
+        tokenizer = AutoTokenizer.from_pretrained(
+            source(path), trust_remote_code=False, **_revision(config, path)
+        )
     except (OSError, ValueError, ImportError, TypeError, KeyError) as error:
         raise UserError(f"{field}: no tokenizer at {str(path)!r} ({_first(error)})") from error
     other: Mapping[str, int] = tokenizer.get_vocab()

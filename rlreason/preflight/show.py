@@ -139,7 +139,9 @@ def _time(found: Preflight) -> Iterator[RenderableType]:
     cost = (
         "" if price is None else f", {seconds / 3600 * price:,.2f} at {price:g} an hour (log.price_per_hour)"
     )
-    yield _table([*rows, ("in all", f"{duration(seconds)}{cost}")])
+    untold = " and ".join(stage.name for stage in found.forecast if stage.seconds is None)
+    label, rest = ("at least", f"; {untold} comes on top") if untold else ("in all", "")
+    yield _table([*rows, (label, f"{duration(seconds)}{cost}{rest}")])
     yield line(
         "assumed: completions stay as long as they are now, no round of dynamic sampling, nothing else on "
         "this machine; loading and saving are not counted",

@@ -9,7 +9,7 @@ writes at a time (see lock.py), which is why the hidden names can be fixed ones.
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -84,7 +84,15 @@ def previous_path(path: Path) -> Path:
 
 def is_leftover(name: str) -> bool:
     """Whether a name in a folder is one of the two hidden kinds above."""
-    return name.startswith(".") and name.endswith((PARTIAL, PREVIOUS))
+    return _target_of(name) is not None
+
+
+def _target_of(name: str) -> str | None:
+    """The name that a leftover was to have, or had; None for any other file."""
+    for ending in (PARTIAL, PREVIOUS):
+        if name.startswith(".") and name.endswith(ending):
+            return name[1 : -len(ending)] or None
+    return None
 
 
 def write_text(path: Path, text: str, *, unlocked: bool = False) -> None:
@@ -150,13 +158,17 @@ def _move_into_place(partial: Path, path: Path) -> None:
         raise
 
 
-def recover(folder: Path) -> None:
-    """Clear what an interrupted write left in `folder`; put an older version back where none is left."""
+def recover(folder: Path, own: Callable[[str], bool] = lambda name: True) -> None:
+    """Clear what an interrupted write left in `folder`; put an older version back where none is left.
+
+    `own` says of a name whether it is one that is written here: what other programs leave is not touched.
+    """
     with explained(folder):
         for leftover in sorted(folder.iterdir()) if folder.is_dir() else []:
-            if not is_leftover(leftover.name):
+            name = _target_of(leftover.name)
+            if name is None or not own(name):
                 continue
-            target = leftover.with_name(leftover.name[1 : -len(PREVIOUS)])
+            target = leftover.with_name(name)
             if leftover.name.endswith(PREVIOUS) and not os.path.lexists(target):
                 os.replace(leftover, target)
             else:

@@ -16,6 +16,7 @@ Nothing in it is ever half-written (see atomic.py), one process writes to it at 
 damaged later is set aside when the run is opened (manifest.py).
 """
 
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ EVALUATIONS = "evaluations"
 _DUMPS = 10
 
 _FILES = {resume.CONFIG, resume.EVAL, METRICS, SAMPLES, CHECKPOINTS, REPORT}
+_OWN = {*_FILES, resume.MODEL, EVALUATIONS, SKIPPED}
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -87,8 +89,9 @@ class RunDirectory:
             lock = DirectoryLock(root)
         try:
             state = _state_for(root, config)
-            recover(root)
-            recover(root / CHECKPOINTS)
+            _refuse_links(root)
+            _recover(root, root)
+            _recover(root, root / CHECKPOINTS)
             write_text(root / resume.CONFIG, config_yaml)
             keep = max(int((config.get("log") or {}).get("keep_checkpoints", 2)), 1)
             run = cls(root, lock=lock, resumed=state == "unfinished", keep_checkpoints=keep)
@@ -165,10 +168,14 @@ class RunDirectory:
         if self._writes:
             self._checkpoints.save(step, write, stage, best)
 
+    def checkpoints(self, stage: str | None = None) -> list[tuple[int, Path]]:
+        """The steps saved and their folders, oldest first."""
+        return self._checkpoints.of(stage)
+
     def latest_checkpoint(self, stage: str | None = None) -> tuple[int, Path] | None:
         """The highest step saved and its folder. Removes what an interrupted save has left behind."""
         if self._writes:
-            recover(self.root / CHECKPOINTS)
+            _recover(self.root, self.root / CHECKPOINTS)
         found = self._checkpoints.of(stage)
         return found[-1] if found else None
 
@@ -223,7 +230,7 @@ class RunDirectory:
         """The folder that `save_directory` saved under `name`, now or before a resumption; else None."""
         path = self._inside(name)
         if self._writes:
-            recover(path.parent)
+            _recover(self.root, path.parent)
         return path if path.is_dir() else None
 
     def close(self) -> None:
@@ -252,9 +259,9 @@ class RunDirectory:
 
     def _set_damaged_aside(self) -> None:
         """Check what this run would go on from, newest first, and set aside what is not what was written."""
-        recover(self.root / SKIPPED)
+        _recover(self.root, self.root / SKIPPED)
         for name in (resume.MODEL, *self._saved_in(CHECKPOINTS), *self._saved_in(EVALUATIONS)):
-            recover((self.root / name).parent)
+            _recover(self.root, (self.root / name).parent)
             self._checked(self.root / name)
         for stage, checkpoints in self._checkpoints.by_stage().items():
             if stage is not None and (self.root / CHECKPOINTS / stage).is_dir():
@@ -285,6 +292,31 @@ class RunDirectory:
             f"{listed}\nRestore one of them from a copy, under the name it had. Or start the same command "
             "once more: the stage then begins again, from its first step."
         )
+
+
+def _refuse_links(root: Path) -> None:
+    """Raise UserError where a part of the run is a link: what is elsewhere would be written to and tidied up.
+
+    A run that somebody else has packed may hold any. The run directory itself may be one, and a checkpoint
+    that is one is set aside as damaged.
+    """
+    for part in (root / name for name in sorted(_OWN)):
+        if part.is_symlink():
+            raise UserError(
+                f"{part} is a link to {os.readlink(part)}; a run is written in its own folder only. Put "
+                "what it leads to in its place, or choose another `name=`. To keep runs on another disk set "
+                "`output_dir=`"
+            )
+
+
+def _recover(root: Path, folder: Path) -> None:
+    """`recover` a folder of the run in `root`, in which other programs may keep files of theirs."""
+    recover(folder, _is_own if folder == root else lambda name: True)
+
+
+def _is_own(name: str) -> bool:
+    """Whether the run itself writes what has this name."""
+    return name in _OWN or name.startswith(f"{REPORT}.")
 
 
 def check_startable(root: Path, config_yaml: str) -> None:

@@ -8,6 +8,7 @@ the folder is read, before anything in it is trusted.
 import hashlib
 import json
 import platform
+import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,7 +18,10 @@ import rlreason
 from rlreason.errors import UserError
 
 MANIFEST = "manifest.json"
-_MADE_WITH = ("torch", "transformers", "trl", "accelerate", "safetensors")
+# All that decides a token or the last digit of a number.
+_MADE_WITH = (
+    "torch", "transformers", "trl", "accelerate", "safetensors", "peft", "datasets", "tokenizers", "numpy"
+)  # fmt: skip
 _OWN = "sha256_of_this"
 _WEIGHTS = ".safetensors"
 
@@ -37,8 +41,14 @@ def write_manifest(folder: Path) -> None:
 
 
 def made_with() -> dict[str, str]:
-    """The versions of Python, of this package, and of what it saves with."""
-    return {"python": platform.python_version(), "rlreason": rlreason.__version__, **_installed()}
+    """The versions of Python, of this package and of what it computes with; threads and instructions."""
+    found = {"python": platform.python_version(), "rlreason": rlreason.__version__, **_installed()}
+    if "torch" in sys.modules:  # else nothing has been computed here
+        import torch
+
+        found["threads"] = str(torch.get_num_threads())
+        found["instructions"] = torch.backends.cpu.get_cpu_capability()
+    return found
 
 
 @cache
@@ -100,7 +110,7 @@ def other_versions(folder: Path) -> str:
     ]
     if not changed:
         return ""
-    return f"made with other versions ({'; '.join(changed)}): from here on the last digits may differ"
+    return f"made otherwise ({'; '.join(changed)}): from here on the last digits may differ"
 
 
 def refuse_damaged(folder: Path, *, field: str) -> None:

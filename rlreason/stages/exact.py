@@ -11,7 +11,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -229,9 +229,12 @@ def _restore_random(numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None
         torch.cuda.set_rng_state(tensors["cuda"])
 
 
-def digest_of(rows: Sequence[dict[str, Any]]) -> str:
+def digest_of(rows: Iterable[dict[str, Any]]) -> str:
     """The SHA-256 of tokenized rows, in their order."""
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def check_rows(carried: dict[str, Any] | None, digest: str, *, field: str, value: object) -> None:

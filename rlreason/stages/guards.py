@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlreason.errors import UserError
+from rlreason.policy.checkpoint import training_state
 from rlreason.runs import RunDirectory
 from rlreason.types import Rollout
 
@@ -72,11 +73,11 @@ class FiniteGuard:
         lower = f"Lower {rate} or set model.precision=float32, and start a new run"
         if self._stage not in ("grpo", "ppo"):
             return f"{lower} (name=...); checkpoints within stage {self._stage} keep their rate."
-        saved = self._run.latest_checkpoint()
-        if saved is None:
-            return f"No checkpoint has been saved yet. {lower} (name=...)."
-        start = f"name=... stage={self._stage} model.path={saved[1]}"
-        return f"The last good checkpoint is {saved[1]}. {lower} ({start})."
+        good = [path for _, path in self._run.checkpoints() if not training_state(path)["skipped_in_a_row"]]
+        if not good:
+            return f"No good checkpoint has been saved yet. {lower} (name=...)."
+        start = f"name=... stage={self._stage} model.path={good[-1]}"
+        return f"The last good checkpoint is {good[-1]}. {lower} ({start})."
 
 
 def worst(one: float, other: float) -> float:

@@ -70,6 +70,6 @@ def _own_tokenizer(config: RunConfig) -> tuple[str, Any]:
     if path is None:
         return field, None
     try:
-        return field, AutoTokenizer.from_pretrained(source(path), revision=revision)
+        return field, AutoTokenizer.from_pretrained(source(path), revision=revision, trust_remote_code=False)
     except (OSError, ValueError, ImportError, TypeError, KeyError):
         return field, None

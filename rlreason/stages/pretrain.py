@@ -19,7 +19,7 @@ from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
 from rlreason.policy.model import Policy
 from rlreason.stages.context import RunContext
-from rlreason.stages.exact import ExactTrainer, begin
+from rlreason.stages.exact import ExactTrainer, begin, check_rows, digest_of
 from rlreason.stages.policies import load_stage_policy
 from rlreason.stages.sft import collect_traces, trace_texts
 from rlreason.stages.trainer import balanced_experts, trainer_arguments
@@ -192,12 +192,14 @@ def train_pretrain(context: RunContext) -> None:
         f"pretraining: {len(found.train)} documents, {tokens:,} tokens in {len(packed)} sequences "
         f"({tokens / (len(packed) * settings.sequence_tokens):.1%} full), {len(found.held_out)} held out"
     )
+    rows = digest_of(row for part in (packed, measured) for row in part)
     carried = begin(context, NAME, "pretraining")
+    check_rows(carried, rows, field="pretrain.text", value=settings.text)
     if carried is None:
         before = _measure(context, policy, measured, len(found.held_out), step=0)
     else:
         before = Perplexity(**carried["before"])
-    steps = _fit(context, policy, packed, before)
+    steps = _fit(context, policy, packed, {"before": before._asdict(), "rows": rows})
     after = _measure(context, policy, measured, len(found.held_out), step=steps)
     context.view.note(f"held-out perplexity before: {before}")
     context.view.note(f"held-out perplexity after:  {after}")
@@ -290,8 +292,8 @@ def _measure(
     return found
 
 
-def _fit(context: RunContext, policy: Policy, packed: Dataset, before: Perplexity) -> int:
-    """Train; returns the number of optimizer steps."""
+def _fit(context: RunContext, policy: Policy, packed: Dataset, carried: dict[str, Any]) -> int:
+    """Train, with `carried` in the checkpoints; returns the number of optimizer steps."""
     settings = context.config.pretrain
     trainer = ExactTrainer(
         model=policy.model,
@@ -304,4 +306,4 @@ def _fit(context: RunContext, policy: Policy, packed: Dataset, before: Perplexit
         processing_class=policy.tokenizer,
     )
     with balanced_experts(policy.model):
-        return trainer.run_stage(context, NAME, {"before": before._asdict()})
+        return trainer.run_stage(context, NAME, carried)

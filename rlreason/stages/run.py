@@ -17,6 +17,7 @@ from rlreason.evaluation.evaluator import Evaluation
 from rlreason.evaluation.statistics import Answered
 from rlreason.evaluation.steps import Step, step_table
 from rlreason.report.terminal import View
+from rlreason.report.text import harmless
 from rlreason.runs import RunDirectory
 from rlreason.runs.directory import METRICS
 from rlreason.scoring import Scorer, readable, reward_model_path, without_own_model
@@ -64,7 +65,7 @@ def _run(config: RunConfig, scorer: Scorer) -> None:
         except KeyboardInterrupt:
             view.close()
             if accelerator.is_main_process:
-                print(_how_to_go_on(directory, config), file=sys.stderr)
+                print(harmless(_how_to_go_on(directory, config)), file=sys.stderr)
             raise
         except UserError:  # a run that stops itself is the one that people look at
             if (root / METRICS).is_file():

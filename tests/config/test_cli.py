@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from rlreason import cli
+from rlreason.config import dump, load
 from rlreason.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -185,3 +186,39 @@ def test_a_folder_that_cannot_be_trained_in_is_refused_before_torch_is_loaded(tm
     assert ran.returncode == 2
     assert "thesis.txt" in ran.stderr
     assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["quickstart", "thesis.txt"]
+
+
+@pytest.fixture
+def moved(tmp_path: Path) -> Path:
+    """A run that was begun as `old/quickstart` and now is `new place/mine`."""
+    folder = tmp_path / "new place" / "mine"
+    folder.mkdir(parents=True)
+    text = dump(load(QUICKSTART, [f"output_dir={tmp_path / 'old'}"]))
+    (folder / "config.yaml").write_text(text)
+    (folder / "metrics.jsonl").touch()
+    return folder
+
+
+def test_a_run_that_was_moved_is_not_begun_anew(
+    moved: Path, stage_calls: list, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = str(moved / "config.yaml")
+    assert cli.main_train([config]) == 2
+    said = capsys.readouterr().err
+    assert f"output_dir='{moved.parent}' name=mine" in said
+    assert not (moved.parents[1] / "old").exists()
+    assert cli.main_train([config, f"output_dir={moved.parent}", "name=mine"]) == 0
+    assert cli.main_train([config, "name=another"]) == 0
+    assert len(stage_calls) == 2
+
+
+def test_no_escape_code_of_a_file_reaches_the_terminal(
+    moved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (moved / "config.yaml").open("a") as file:
+        file.write('"\\e[2J\\e]0;pwned\\a": 1\n')
+    cli.main_train([QUICKSTART, f"output_dir={moved.parent}", "name=mine"])
+    said = capsys.readouterr().err
+    assert "pwned" in said
+    assert "\x1b" not in said
+    assert "\x07" not in said

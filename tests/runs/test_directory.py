@@ -377,3 +377,33 @@ def test_a_run_without_reinforcement_learning_is_finished_once_it_has_its_model(
         return
     with pytest.raises(UserError, match=r"is finished: its model is [^,]*model\. Choose another `name=`"):
         RunDirectory.open(root, config)
+
+
+@pytest.mark.parametrize("part", ["metrics.jsonl", "checkpoints", "model"])
+def test_a_run_whose_parts_are_links_is_refused_and_nothing_behind_them_is_touched(
+    tmp_path: Path, part: str
+) -> None:
+    root, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    with opened(root):
+        pass
+    (elsewhere / "step-000001").mkdir(parents=True)
+    (elsewhere / ".video.partial").write_text("half of it")
+    (elsewhere / "keys.txt").write_text("mine\nno newline")
+    before = snapshot(elsewhere)
+    (root / part).symlink_to(elsewhere / "keys.txt" if part.endswith("jsonl") else elsewhere)
+    with pytest.raises(UserError, match=r"is a link to .*elsewhere.*output_dir="):
+        RunDirectory.open(root, CONFIG)
+    assert snapshot(elsewhere) == before
+
+
+def test_what_other_programs_leave_in_a_run_is_not_touched(tmp_path: Path) -> None:
+    with opened(tmp_path):
+        pass
+    (tmp_path / ".partial").mkdir()
+    (tmp_path / ".thesis.pdf.partial").write_text("half of it")
+    (tmp_path / ".metrics.jsonl.partial").write_text("ours")
+    with opened(tmp_path):
+        pass
+    assert (tmp_path / ".partial").is_dir()
+    assert (tmp_path / ".thesis.pdf.partial").read_text() == "half of it"
+    assert not (tmp_path / ".metrics.jsonl.partial").exists()

@@ -99,10 +99,12 @@ def test_where_no_checkpoint_is_left_that_is_said_and_the_stage_can_begin_again(
         flip(run / f"checkpoints/step-00000{step}/model.safetensors")
     with pytest.raises(UserError, match=r"(?s)no checkpoint .* left.*step-000004.*step-000002.*Restore one"):
         train(name="cut", **STEPS)
+    (run / "checkpoints/best.json").write_text('{"step": 4, "accuracy": 0.5}')
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
-        *("damaged-step-000002", "damaged-step-000004", "sft")
+        *("best.json", "damaged-step-000002", "damaged-step-000004", "sft")
     ]
     assert same(straight, train(name="cut", **STEPS))
+    assert not (run / "checkpoints/best.json").exists()  # it was that of the life before
 
 
 def test_a_damaged_model_of_an_earlier_stage_is_made_again(
@@ -278,6 +280,32 @@ def test_a_run_moved_to_another_place_is_found_whole(train: Train, cut: Any, tmp
     run = cut()
     shutil.move(run, tmp_path / "elsewhere" / "cut")
     assert same(straight, train(name="cut", output_dir=str(tmp_path / "elsewhere"), **STEPS))
+
+
+def test_other_questions_to_train_on_are_refused(train: Train, cut: Any, tmp_path: Path) -> None:
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("train", "held_out")}
+    texts = {
+        name: "".join(json.dumps({"prompt": f"{n} + {k} =", "answer": f"{n + k}"}) + "\n" for n in range(9))
+        for k, name in enumerate(files)
+    }
+    for name, path in files.items():
+        path.write_text(texts[name])
+    changes = {
+        "stage": "grpo",
+        "model": {"scratch": None, "path": str(train(name="base", stage="sft") / "model")},
+        "task": {
+            **{"source": "file", "name": str(files["train"]), "eval_name": str(files["held_out"])},
+            "params": ...,
+        },
+    }
+    run = cut(**changes)
+    metrics = (run / "metrics.jsonl").read_text()
+    files["train"].write_text(texts["train"].replace("7 + 0", "8 - 1"))
+    with pytest.raises(UserError, match=r"questions to train on are no longer those .* restore the data"):
+        train(name="cut", **changes, **STEPS)
+    assert (run / "metrics.jsonl").read_text() == metrics
+    files["train"].write_text(texts["train"])
+    train(name="cut", **changes, **STEPS)
 
 
 def test_a_process_killed_before_it_removed_an_old_checkpoint_leaves_none_too_many(

@@ -142,6 +142,31 @@ def test_traces_that_have_changed_in_the_middle_of_a_stage_are_refused(
     train(name="cut", **settings)
 
 
+def test_text_that_has_changed_in_the_middle_of_pretraining_is_refused(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "text.jsonl"
+    before = "".join(json.dumps({"text": f"{n} + 1 = {n + 1}"}) + "\n" for n in range(60))
+    path.write_text(before)
+    settings: dict[str, Any] = {
+        "stage": "pretrain",
+        "pretrain": {
+            "text": [str(path)],
+            "held_out": 0.3,
+            "epochs": 3,
+            "sequence_tokens": 64,
+            "batch_size": 2,
+        },
+        "log": {"stage_checkpoint_every": 2},
+    }
+    killed(train, monkeypatch, 3, settings)
+    path.write_text(before.replace("40 + 1 = 41", "40 + 1 = 14"))
+    with pytest.raises(UserError, match=r"pretrain\.text: .*text\.jsonl.*restore the file .*name="):
+        train(name="cut", **settings)
+    path.write_text(before)
+    train(name="cut", **settings)
+
+
 def test_another_number_of_processes_in_the_middle_of_a_stage_is_refused(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -83,7 +83,11 @@ def test_an_adapter_of_pickles_is_not_loaded(train: Train, sprung: Path) -> None
     assert not sprung.exists()
 
 
-def test_code_that_a_model_brings_along_is_not_run(train: Train, sprung: Path) -> None:
+def test_code_that_a_model_brings_along_is_not_run(
+    train: Train, sprung: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where `yes` is at the other end of the terminal."""
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
     base = train(name="base", stage="sft") / "model"
     (base / "manifest.json").unlink()
     (base / "evil.py").write_text(f"open({str(sprung)!r}, 'w').write('sprung')\n")
@@ -225,3 +229,12 @@ def test_a_completion_of_ten_megabytes_stalls_nothing(tmp_path: Path, kind: str)
     assert time.process_time() - began < 30
     assert len(out.getvalue()) < 20_000
     assert json.loads((tmp_path / "run/samples.jsonl").read_text())["text"] == text
+
+
+def test_an_adapter_is_no_model_and_brings_none_along(train: Train) -> None:
+    base = train(name="base", stage="sft") / "model"
+    (base / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": "/etc", "peft_type": "LORA"})
+    )
+    with pytest.raises(UserError, match=r"model\.path: .*holds an adapter of peft.*merge the two first"):
+        train(name="next", stage="sft", model={"scratch": None, "path": str(base)})
