@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import settings
 
 os.environ.update(
@@ -19,3 +20,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # the processes of a suite share the co
 settings.register_profile("suite", derandomize=True)
 settings.register_profile("explore", derandomize=False)
 settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The test that takes minutes comes first: at the end one process would work and the other wait."""
+    items.sort(key=lambda item: "test_learning.py" not in item.nodeid)
