@@ -121,6 +121,15 @@ def test_a_sampler_whose_speed_could_not_be_told_is_said_to_be(written: Callable
     assert "the time of a token could not be told more exactly" in page
 
 
+def test_a_time_without_every_stage_is_not_called_all(written: Callable[..., Path]) -> None:
+    assert " in all " in text_of(load(written(stage=["sft", "grpo"]))).split("Time", 1)[1]
+    config = load(written(stage=["pretrain", "sft", "grpo"], pretrain={"sequence_tokens": 64}))
+    page = text_of(config).split("Time", 1)[1]
+    assert " at least " in page
+    assert "; pretrain comes on top" in page
+    assert " in all " not in page
+
+
 @pytest.mark.parametrize("combine", ["sum", "gdpo"])
 def test_a_reward_that_the_run_has_yet_to_learn_is_shown_and_not_scored(
     written: Callable[..., Path], combine: str

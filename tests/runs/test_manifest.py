@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from rlreason.errors import UserError
 from rlreason.runs import RunDirectory
@@ -102,6 +103,16 @@ def test_other_versions_are_told(saved: Path) -> None:
     content["made_with"]["torch"] = "1.0"
     path.write_text(json.dumps(content))
     assert f"torch 1.0 then, {now} now" in other_versions(saved)
+
+
+def test_another_number_of_threads_is_told(saved: Path) -> None:
+    before = torch.get_num_threads()
+    write_manifest(saved)
+    torch.set_num_threads(before + 1)
+    try:
+        assert f"threads {before} then, {before + 1} now" in other_versions(saved)
+    finally:
+        torch.set_num_threads(before)
 
 
 def write(folder: Path) -> None:
