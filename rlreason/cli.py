@@ -17,6 +17,9 @@ from rlreason.config import RunConfig, dump, field_table, help_text, json_schema
 from rlreason.errors import UserError
 from rlreason.report.text import harmless
 from rlreason.runs import check_startable
+from rlreason.runs.directory import METRICS
+from rlreason.runs.lock import LOCK
+from rlreason.runs.resume import CONFIG
 from rlreason.telemetry import no_telemetry
 
 DONE, FOUND, UNUSABLE, INTERRUPTED = 0, 1, 2, 130
@@ -318,9 +321,7 @@ def _refuse_moved(argv: Sequence[str], config: RunConfig) -> None:
     """
     path = Path(argv[0])
     beside, named = path.parent.resolve(), (Path(config.output_dir) / config.name).resolve()
-    is_run = path.name == "config.yaml" and any(
-        (beside / name).exists() for name in ("metrics.jsonl", ".lock")
-    )
+    is_run = path.name == CONFIG and any((beside / name).exists() for name in (METRICS, LOCK))
     chosen = any(text.startswith(("name=", "output_dir=")) for text in argv[1:])
     if is_run and beside != named and not chosen:
         raise UserError(

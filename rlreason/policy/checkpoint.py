@@ -101,7 +101,7 @@ def load_training_state(
     folder = directory / _FOLDER
     beside = beside or {}
     try:
-        state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        state = training_state(directory)
         weights = load_file(folder / _ADAPTER) if policy.has_adapter else {}
         if beside:
             weights |= load_file(folder / _BESIDE)

@@ -1,7 +1,9 @@
-"""Whether a folder holds a run, whether that is finished, and whether a config goes on with it."""
+"""Whether a folder holds a run, whether that is finished, and whether a config and its rows go on with it."""
 
 import copy
+import hashlib
 import json
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -134,3 +136,23 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _shown(flat: dict[str, Any], key: str) -> str:
     return repr(flat[key]) if key in flat else "not set"
+
+
+def digest_of(rows: Iterable[dict[str, Any]]) -> str:
+    """The SHA-256 of tokenized rows, in their order."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def check_rows(carried: dict[str, Any] | None, digest: str, *, field: str, value: object) -> None:
+    """Raise UserError if a stage that goes on would train on other rows than it began with.
+
+    A checkpoint of an earlier version carries no digest, and is gone on from as it is.
+    """
+    if carried is not None and carried.get("rows", digest) != digest:
+        raise UserError(
+            f"{field}: {value!r} no longer gives the rows that this stage began with, in the middle of which "
+            "it would go on; restore the file as it was, or choose another name= for a new run"
+        )

@@ -6,12 +6,10 @@ state, and the loss since the last line of metrics. The place in the data follow
 order of each epoch is seeded by its number.
 """
 
-import hashlib
 import json
 import math
 import random
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -227,26 +225,6 @@ def _restore_random(numbers: dict[str, Any], tensors: dict[str, Tensor]) -> None
     torch.set_rng_state(tensors["cpu"])
     if "cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["cuda"])
-
-
-def digest_of(rows: Iterable[dict[str, Any]]) -> str:
-    """The SHA-256 of tokenized rows, in their order."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def check_rows(carried: dict[str, Any] | None, digest: str, *, field: str, value: object) -> None:
-    """Raise UserError if a stage that goes on would train on other rows than it began with.
-
-    A checkpoint of an earlier version carries no digest, and is gone on from as it is.
-    """
-    if carried is not None and carried.get("rows", digest) != digest:
-        raise UserError(
-            f"{field}: {value!r} no longer gives the rows that this stage began with, in the middle of which "
-            "it would go on; restore the file as it was, or choose another name= for a new run"
-        )
 
 
 def begin(context: RunContext, stage: str, title: str) -> dict[str, Any] | None:

@@ -73,7 +73,9 @@ class FiniteGuard:
         lower = f"Lower {rate} or set model.precision=float32, and start a new run"
         if self._stage not in ("grpo", "ppo"):
             return f"{lower} (name=...); checkpoints within stage {self._stage} keep their rate."
-        good = [path for _, path in self._run.checkpoints() if not training_state(path)["skipped_in_a_row"]]
+        good = [
+            path for _, path in self._run.checkpoints() if not training_state(path).get("skipped_in_a_row")
+        ]
         if not good:
             return f"No good checkpoint has been saved yet. {lower} (name=...)."
         start = f"name=... stage={self._stage} model.path={good[-1]}"

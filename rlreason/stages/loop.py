@@ -242,10 +242,10 @@ def record(
     if config.eval.every and setup.step % config.eval.every == 0 and setup.step < settings.steps:
         best = is_best(setup, evaluate(context, setup, f"step-{setup.step:06d}"))
     every = config.log.checkpoint_every
-    setup.save_due = setup.save_due or bool(every and setup.step % every == 0)
+    due = bool(every) and setup.step // every > setup.saved // every
     # While updates are left out the weights may be what breaks them; those saved before may be good ones.
     sound = setup.updater.guard.in_a_row == 0
-    if best or setup.step == settings.steps or (setup.save_due and sound):
+    if best or setup.step == settings.steps or (due and sound):
         save_checkpoint(context, setup)
     limit = settings.stop_after_uninformative
     if limit and setup.without_signal >= limit:

@@ -14,9 +14,9 @@ from rlreason.policy.model import Policy
 from rlreason.report.terminal import Plan
 from rlreason.rollout import Engine, build_engine, sampling_of
 from rlreason.runs.manifest import other_versions
+from rlreason.runs.resume import check_rows, digest_of
 from rlreason.stages.collect import Collector, PromptStream
 from rlreason.stages.context import RunContext
-from rlreason.stages.exact import digest_of
 from rlreason.stages.guards import FiniteGuard
 from rlreason.stages.plan import online_plan
 from rlreason.stages.policies import load_reference, load_stage_critic, load_stage_policy
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 class OnlineSetup:
     """The moving parts of the stage. `step` is the last step that is done, `saved` the last one saved.
 
-    `best` says which step did best on the held-out questions, if any has been measured. `questions` is the
-    hash of those that are trained on, and `save_due` whether a checkpoint has been put off.
+    `best` says which step did best on the held-out questions, if any has been measured. `rows` is the
+    hash of those that are trained on.
     """
 
     method: "Method"
@@ -42,12 +42,11 @@ class OnlineSetup:
     updater: Updater
     evaluator: Evaluator
     doctor: Doctor
-    questions: str
+    rows: str
     step: int = 0
     without_signal: int = 0
     told: set[str] = field(default_factory=set)  # what has been told of, and is said once only
     saved: int = 0
-    save_due: bool = False
     best: dict[str, Any] | None = None
 
 
@@ -100,7 +99,7 @@ def assemble(
             engine, renderer, context.scorer, sampling, policy.eos_ids, config.online.group_size, config.seed
         ),
         stream=PromptStream(train, config.seed),
-        questions=digest_of({"ids": p.ids, "answer": p.example.answer} for p in train),
+        rows=digest_of({"ids": p.ids, "answer": p.example.answer} for p in train),
         updater=Updater(
             config,
             policy,
@@ -173,7 +172,7 @@ def save_checkpoint(context: RunContext, setup: OnlineSetup) -> None:
         "method": setup.method.state(),
         "skipped_in_a_row": setup.updater.guard.in_a_row,
         "best": setup.best,
-        "questions": setup.questions,
+        "rows": setup.rows,
     }
     best = setup.best["step"] if setup.best else None
     context.run.save_checkpoint(
@@ -183,7 +182,7 @@ def save_checkpoint(context: RunContext, setup: OnlineSetup) -> None:
         ),
         best=best,
     )
-    setup.saved, setup.save_due = setup.step, False
+    setup.saved = setup.step
     if best == setup.step:
         _name_best(context, setup)
 
@@ -212,11 +211,7 @@ def _resume(context: RunContext, setup: OnlineSetup, step: int) -> None:
     path = context.run.checkpoint_path(step)
     updater = setup.updater
     state = load_training_state(path, setup.policy, updater.optimizer, updater.critic_parameters)
-    if state.get("questions", setup.questions) != setup.questions:
-        raise UserError(
-            "task: the questions to train on are no longer those that this run began with, so it could not "
-            "go on where it was; restore the data, or choose another name= for a new run"
-        )
+    check_rows(state, setup.rows, field="task.name", value=context.config.task.name)
     setup.step = setup.saved = step
     updater.guard.in_a_row = state.get("skipped_in_a_row", 0)
     setup.best = state.get("best")

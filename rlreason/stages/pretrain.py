@@ -18,8 +18,9 @@ from rlreason.config.training import DERIVATIONS
 from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
 from rlreason.policy.model import Policy
+from rlreason.runs.resume import check_rows, digest_of
 from rlreason.stages.context import RunContext
-from rlreason.stages.exact import ExactTrainer, begin, check_rows, digest_of
+from rlreason.stages.exact import ExactTrainer, begin
 from rlreason.stages.policies import load_stage_policy
 from rlreason.stages.sft import collect_traces, trace_texts
 from rlreason.stages.trainer import balanced_experts, trainer_arguments

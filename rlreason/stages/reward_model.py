@@ -27,9 +27,10 @@ from rlreason.policy.adapter import merged_state, with_adapter
 from rlreason.policy.model import Policy, switch_dropout_off
 from rlreason.policy.scalar import load_scalar_model
 from rlreason.report.progress import Progress
+from rlreason.runs.resume import check_rows, digest_of
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
-from rlreason.stages.exact import ExactTrainer, begin, check_rows, digest_of
+from rlreason.stages.exact import ExactTrainer, begin
 from rlreason.stages.pairs import Ranked, rollout_pairs
 from rlreason.stages.policies import load_stage_policy
 from rlreason.stages.trainer import trainer_arguments

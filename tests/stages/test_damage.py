@@ -301,7 +301,7 @@ def test_other_questions_to_train_on_are_refused(train: Train, cut: Any, tmp_pat
     run = cut(**changes)
     metrics = (run / "metrics.jsonl").read_text()
     files["train"].write_text(texts["train"].replace("7 + 0", "8 - 1"))
-    with pytest.raises(UserError, match=r"questions to train on are no longer those .* restore the data"):
+    with pytest.raises(UserError, match=r"task\.name: .*train\.jsonl' no longer gives the rows"):
         train(name="cut", **changes, **STEPS)
     assert (run / "metrics.jsonl").read_text() == metrics
     files["train"].write_text(texts["train"])

@@ -109,59 +109,39 @@ def test_steps_straight_equal_steps_with_a_resume_between(
     assert not list((resumed / "checkpoints").glob(f"{stage}-step-*"))  # nothing goes on from them any more
 
 
+def jsonl(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("stage", "field", "edit"),
+    [
+        ("pretrain", "text", ("40 + 1 = 41", "40 + 1 = 14")),
+        ("sft", "traces", ("3 + 1 = 4", "3 + 1 = 04")),
+        ("reward_model", "pairs", ("3 + 0 = 3", "3 + 0 = 4")),
+    ],
+)
 def test_a_file_that_has_changed_in_the_middle_of_a_stage_is_refused(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    field: str,
+    edit: tuple[str, str],
 ) -> None:
-    settings = changes("reward_model", tmp_path)
+    settings, path = changes(stage, tmp_path), tmp_path / f"{field}.jsonl"
+    sums = [(f"{n} + 1 =", f"{n} + 1 = {n + 1}", f"{n + 1}") for n in range(60)]
+    if stage == "pretrain":
+        text = jsonl(path, [{"text": line} for _, line, _ in sums])
+        settings[stage] |= {"text": [text], "held_out": 0.3, "sequence_tokens": 64, "batch_size": 2}
+    elif stage == "sft":
+        columns = ("question", "reasoning", "answer")
+        settings[stage]["traces"] = jsonl(path, [dict(zip(columns, one, strict=True)) for one in sums[:16]])
     killed(train, monkeypatch, 3, settings)
-    path = tmp_path / "pairs.jsonl"
     before = path.read_text()
-    path.write_text(before.replace("3 + 0 = 3", "3 + 0 = 4"))
-    with pytest.raises(UserError, match=r"reward_model\.pairs: .*pairs\.jsonl.*restore the file .*name="):
-        train(name="cut", **settings)
-    path.write_text(before)
-    train(name="cut", **settings)
-
-
-def test_traces_that_have_changed_in_the_middle_of_a_stage_are_refused(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "traces.jsonl"
-    rows = [
-        {"question": f"{n} + 1 =", "reasoning": f"{n} + 1 = {n + 1}", "answer": f"{n + 1}"} for n in range(16)
-    ]
-    before = "".join(json.dumps(row) + "\n" for row in rows)
-    path.write_text(before)
-    settings = changes("sft", tmp_path)
-    settings["sft"]["traces"] = str(path)
-    killed(train, monkeypatch, 3, settings)
-    path.write_text(before.replace("3 + 1 = 4", "3 + 1 = 04"))
-    with pytest.raises(UserError, match=r"sft\.traces: .*traces\.jsonl.*restore the file .*name="):
-        train(name="cut", **settings)
-    path.write_text(before)
-    train(name="cut", **settings)
-
-
-def test_text_that_has_changed_in_the_middle_of_pretraining_is_refused(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "text.jsonl"
-    before = "".join(json.dumps({"text": f"{n} + 1 = {n + 1}"}) + "\n" for n in range(60))
-    path.write_text(before)
-    settings: dict[str, Any] = {
-        "stage": "pretrain",
-        "pretrain": {
-            "text": [str(path)],
-            "held_out": 0.3,
-            "epochs": 3,
-            "sequence_tokens": 64,
-            "batch_size": 2,
-        },
-        "log": {"stage_checkpoint_every": 2},
-    }
-    killed(train, monkeypatch, 3, settings)
-    path.write_text(before.replace("40 + 1 = 41", "40 + 1 = 14"))
-    with pytest.raises(UserError, match=r"pretrain\.text: .*text\.jsonl.*restore the file .*name="):
+    path.write_text(before.replace(*edit))
+    with pytest.raises(UserError, match=rf"{stage}\.{field}: .*{field}\.jsonl.*restore the file .*name="):
         train(name="cut", **settings)
     path.write_text(before)
     train(name="cut", **settings)
