@@ -214,7 +214,10 @@ class View:
         )
 
     def _print_wrapped(self, text: str, *, first: str, rest: str, verbatim: bool = False) -> None:
-        """Print `text` in lines of at most `WIDTH`; `verbatim` keeps the spaces of a completion."""
+        """Print `text` in lines of at most `WIDTH`; `verbatim` keeps the spaces of a completion.
+
+        A longer word of ours, like a path, stays in one piece, so that it can be copied.
+        """
         for paragraph in text.split("\n"):
             lines = wrap(
                 paragraph,
@@ -223,6 +226,7 @@ class View:
                 subsequent_indent=rest,
                 replace_whitespace=False,
                 drop_whitespace=not verbatim,
+                break_long_words=verbatim,
                 break_on_hyphens=False,
             )
             for line in lines or [first]:

@@ -101,6 +101,13 @@ def test_plain_output_holds_no_escape_at_all() -> None:
     assert max(len(line) for line in text.splitlines()) <= 110
 
 
+def test_a_path_stays_in_one_piece_where_lines_are_wrapped() -> None:
+    console, raw = plain_console()
+    path = "/" + "/".join(["a-long-directory"] * 8)
+    View(console=console).note(f"the step was saved to {path} before it was damaged")
+    assert path in text_of(raw)
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
 def test_an_old_encoding_loses_no_line(encoding: str) -> None:
     console, raw = plain_console(encoding)
