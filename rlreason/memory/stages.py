@@ -17,6 +17,8 @@ from rlreason.errors import UserError
 from rlreason.memory.shape import ModelShape, scalar_parameters
 from rlreason.policy.packing import Completion, plan_rows
 from rlreason.policy.precision import resolve_precision
+from rlreason.rollout.kernels import room
+from rlreason.rollout.slots import pace_of
 
 # Python with torch and transformers, and with TRL's trainers besides, on Linux: measured, 2026-11-27.
 _BASE = 600 * 2**20
@@ -117,7 +119,7 @@ def estimate_online(
             f"{stage}.micro_batch_tokens, or model.gradient_checkpointing=true",
         ),
     ]
-    sampling = [_sampling(config, shape, prompts, sampled)]
+    sampling = [_sampling(config, shape, prompts, sampled, device)]
     now = [("updating", update), ("sampling", sampling)]
     if config.model.lora is not None:
         now.append(("saving", [Part("merged weights", 4 * shape.parameters)]))
@@ -183,13 +185,15 @@ def _sampler_copy(config: RunConfig, shape: ModelShape, dtype: torch.dtype, devi
     return dtype.itemsize * (shape.body + shape.embedding + own_embedding)
 
 
-def _sampling(config: RunConfig, shape: ModelShape, prompts: Prompts, dtype: torch.dtype) -> Part:
+def _sampling(
+    config: RunConfig, shape: ModelShape, prompts: Prompts, dtype: torch.dtype, device: torch.device
+) -> Part:
     """Keys and values of all slots at their longest, and the logits with what is drawn from them."""
     online, evaluation = config.online, config.eval
     wanted = max(online.prompts_per_step * online.group_size, evaluation.questions * evaluation.samples)
     slots = min(config.rollout.max_sequences, wanted)
     longest = prompts.longest + config.rollout.max_new_tokens
-    positions = -(-(longest + longest // 16) // 32) * 32  # `rollout.kernels.Cache`
+    positions = room(longest, pace_of(device).block)
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize * slots * positions
     logits = slots * shape.vocabulary * (dtype.itemsize + 3 * 4)
     return Part(f"cache of {slots} sequences", cache + logits, "rollout.max_sequences")

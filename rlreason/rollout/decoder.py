@@ -105,7 +105,7 @@ class Decoder:
 
     # ------------------------------------------------------------------ prompts and next tokens
 
-    def new_cache(self, slots: int) -> Cache:
+    def new_cache(self, slots: int, *, block: int) -> Cache:
         spec = self._spec
         return Cache(
             layers=len(spec.layers),
@@ -114,6 +114,7 @@ class Decoder:
             head_dim=spec.head_dim,
             like=self._embedding,
             columns=self._device.type == "cpu",
+            block=block,
         )
 
     def prefill(self, prompts: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor, Tensor]]:

@@ -11,8 +11,6 @@ from torch import Tensor
 
 # The number of rows that oneDNN lays weights out for. Products with any other number are right as well.
 _ROWS = 64
-# Cache positions come in blocks of this size: products of other widths take up to twice as long.
-_BLOCK = 32
 
 
 class Linear:
@@ -50,8 +48,13 @@ def _packs(dtype: torch.dtype) -> bool:
     return torch.allclose(product.float(), F.linear(x.float(), weight.float()), rtol=1e-2, atol=0.1)
 
 
+def room(longest: int, block: int) -> int:
+    """The positions of a cache for `longest`: a sixteenth more, in whole blocks."""
+    return -(-(longest + longest // 16) // block) * block
+
+
 class Cache:
-    """Keys and values of S slots in every layer, with room for T positions that grows and shrinks in blocks.
+    """Keys and values of S slots in every layer, with room for T positions, a multiple of `block`.
 
     With `columns` keys are kept as (S, K, D, T), and attention is two batched products over whole tensors.
     On a processor that takes half the time of its fused kernel, which is made for many queries a sequence.
@@ -59,10 +62,19 @@ class Cache:
     """
 
     def __init__(
-        self, *, layers: int, slots: int, kv_heads: int, head_dim: int, like: Tensor, columns: bool
+        self,
+        *,
+        layers: int,
+        slots: int,
+        kv_heads: int,
+        head_dim: int,
+        like: Tensor,
+        columns: bool,
+        block: int,
     ) -> None:
         self._columns = columns
         self._like = like
+        self._block = block
         self._shape = (slots, kv_heads, head_dim)
         self.positions = 0
         self._keys = [self._room(0, keys=True) for _ in range(layers)]
@@ -76,11 +88,14 @@ class Cache:
         # Zeros, because a masked position still meets its value, and 0 times an uninitialised NaN is NaN.
         return self._like.new_zeros(shape)
 
-    def reserve(self, longest: int) -> None:
-        """Have room for `longest` positions, and not for twice as many as that needs."""
-        wanted = -(-(longest + longest // 16) // _BLOCK) * _BLOCK
+    def reserve(self, longest: int) -> bool:
+        """Have room for `longest` positions, and not for twice as many as that needs.
+
+        Returns whether the cache lies elsewhere now.
+        """
+        wanted = room(longest, self._block)
         if longest <= self.positions < 2 * wanted:
-            return
+            return False
         kept = min(self.positions, wanted)
         for layer in range(len(self._keys)):
             # Layer by layer, so that the old and the new cache never stand side by side.
@@ -90,6 +105,7 @@ class Cache:
             values[:, :, :kept] = self._values[layer][:, :, :kept]
             self._keys[layer], self._values[layer] = keys, values
         self.positions = wanted
+        return True
 
     def fill(self, slots: Tensor, keys_LKTD: Tensor, values_LKTD: Tensor) -> None:
         """Put a prompt into each of `slots`, whose room is reserved."""

@@ -31,7 +31,7 @@ def sample_tokens(logits_SV: Tensor, uniform_S: Tensor, sampling: Sampling) -> t
     # Rounding can push a threshold onto the total, or on a GPU lift a sum over its neighbour's where there is
     # no mass: fall back to the likeliest token, never to a cut one.
     missed_S = _gather(probs_SV, tokens_S) == 0
-    if missed_S.any():
+    if probs_SV.device.type != "cpu" or missed_S.any():  # elsewhere to ask is to wait
         tokens_S = torch.where(missed_S, probs_SV.argmax(-1), tokens_S)
     return tokens_S, _gather(full_SV, tokens_S).log()
 

@@ -51,7 +51,13 @@ def masks(lengths: list[int], positions: int) -> Tensor:
 def test_attention_over_a_cache_that_grows_moves_and_shrinks(columns: bool) -> None:
     torch.manual_seed(0)
     cache = Cache(
-        layers=2, slots=SLOTS, kv_heads=KV_HEADS, head_dim=WIDTH, like=torch.zeros(1), columns=columns
+        layers=2,
+        slots=SLOTS,
+        kv_heads=KV_HEADS,
+        head_dim=WIDTH,
+        like=torch.zeros(1),
+        columns=columns,
+        block=32,
     )
     # What should be in each slot: keys and values (T, K, D), of the second layer.
     held: list[tuple[Tensor, Tensor]] = []
@@ -101,7 +107,7 @@ def test_attention_over_a_cache_that_grows_moves_and_shrinks(columns: bool) -> N
 
 @pytest.mark.parametrize("columns", [True, False])
 def test_one_prompt_fills_several_slots(columns: bool) -> None:
-    cache = Cache(layers=1, slots=3, kv_heads=1, head_dim=4, like=torch.zeros(1), columns=columns)
+    cache = Cache(layers=1, slots=3, kv_heads=1, head_dim=4, like=torch.zeros(1), columns=columns, block=32)
     cache.reserve(3)
     keys, values = torch.randn(2, 1, 1, 3, 4)
     cache.fill(torch.tensor([0, 1, 2]), keys, values)

@@ -9,6 +9,7 @@ from tiny import EOS, FAMILIES, PAD, plain_logprobs, random_ids, tiny_model, wit
 from rlreason.rollout import Request, Sampling
 from rlreason.rollout.families import unsupported
 from rlreason.rollout.native import NativeEngine
+from rlreason.rollout.slots import Pace, Slots, pace_of
 from rlreason.seeds import derive_seed
 from rlreason.types import Rollout
 
@@ -16,6 +17,30 @@ from rlreason.types import Rollout
 PROMPTS = [random_ids(n, seed=n) for n in (5, 9, 1)]
 # More requests than slots, rows that end at different times: (prompt length, completions) of each request.
 CROWD = [(5, 3), (9, 1), (2, 2), (7, 1), (1, 2)]
+
+
+class Replayed:
+    """Stands in for a CUDA graph: it writes where it wrote when it was recorded, or it fails."""
+
+    def __init__(self, work: Any) -> None:
+        self._work = work
+        self._addresses = self._where()
+
+    def _where(self) -> list[int]:
+        cache = self._work.func.__self__._cache
+        return [part.data_ptr() for part in (*cache._keys, *cache._values)]
+
+    def replay(self) -> None:
+        assert self._where() == self._addresses
+        self._work()
+
+
+# What a processor does; several tokens between two looks at what is done; and that with recorded steps.
+PACES = {
+    "each token": Pace(tokens=1, block=32),
+    "bursts": Pace(tokens=5, block=4),
+    "recorded": Pace(tokens=7, block=8, record=Replayed),
+}
 
 
 def native(model: Any, *, eos_ids: tuple[int, ...] = (EOS,), **options: Any) -> NativeEngine:
@@ -94,12 +119,14 @@ def test_an_adapter_on_other_families(name: str) -> None:
     check_logprobs(model, flat(native(model).generate(requests([(5, 2)]), Sampling(10))))
 
 
+@pytest.mark.parametrize("pace", PACES.values(), ids=PACES)
 @pytest.mark.parametrize("slots", [1, 2, 3, 8, 9, 100])
-def test_waiting_rows_get_what_they_would_get_alone(slots: int) -> None:
+def test_waiting_rows_get_what_they_would_get_alone(slots: int, pace: Pace) -> None:
     model = tiny_model("llama")
     eos_ids = (EOS, 7, 11, 19, 23, 31)  # many, so that rows end early and at different times
     crowd, sampling = requests(CROWD), Sampling(max_new_tokens=16)
-    together = flat(native(model, max_sequences=slots, eos_ids=eos_ids).generate(crowd, sampling))
+    engine = native(model, max_sequences=slots, eos_ids=eos_ids, pace=pace)
+    together = flat(engine.generate(crowd, sampling))
     alone = [
         native(model, eos_ids=eos_ids).generate([Request(request.prompt_ids, (seed,))], sampling)[0][0]
         for request in crowd
@@ -215,6 +242,50 @@ def test_it_tells_how_many_are_done() -> None:
     )
     # Two slots and three completions of two tokens: nothing, two, two, three.
     assert told == [0, 2, 2, 3]
+
+
+def test_steps_are_recorded_once_for_each_part_of_the_slots() -> None:
+    recorded = []
+
+    def record(work: Any) -> Replayed:
+        recorded.append(work.args)
+        return Replayed(work)
+
+    engine = native(
+        tiny_model("llama"), max_sequences=12, eos_ids=(), pace=Pace(tokens=4, block=256, record=record)
+    )
+    # 12 slots: all of them, and of the other five a part that holds them: 12, 6, 3, 2, 1.
+    engine.generate(requests([(5, 17)]), Sampling(20))
+    assert recorded == [(12,), (6,)]
+
+
+@pytest.mark.gpu
+def test_cuda_graphs_draw_what_plain_steps_draw() -> None:
+    model = tiny_model("llama").to("cuda")
+    eos_ids, crowd, sampling = (EOS, 7, 11, 19), requests(CROWD), Sampling(400)
+    plain = native(model, eos_ids=eos_ids, max_sequences=5, pace=Pace(tokens=1, block=32))
+    graphs = native(model, eos_ids=eos_ids, max_sequences=5, pace=pace_of(torch.device("cuda")))
+    assert_same(flat(plain.generate(crowd, sampling)), flat(graphs.generate(crowd, sampling)))
+
+
+def test_between_two_looks_nothing_is_asked_of_the_device() -> None:
+    """On the meta device there are no values, and so nothing that could be read: to ask for one fails."""
+    model = tiny_model("llama").to("meta")
+    engine = native(model, pace=Pace(tokens=8, block=32))
+    slots = Slots(
+        engine.decoder,
+        capacity=4,
+        sampling=Sampling(16, temperature=0.7, top_p=0.9, top_k=20, min_p=0.01),
+        eos_ids=[EOS, 7],
+        device=torch.device("meta"),
+        pace=Pace(tokens=8, block=32),
+    )
+    slots.reserve(32)
+    ((keys, values, logits),) = engine.decoder.prefill([[5, 6, 7]])
+    slots.enter(keys, values, logits, torch.rand(3, 16))
+    slots.advance(8)
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        slots.done()
 
 
 def test_nothing_to_sample_and_empty_prompts() -> None:

@@ -1,0 +1,193 @@
+"""The completions that are being written side by side, one a slot, with all their state on the device.
+
+A step computes every slot's last token and draws its next one. Nothing of that needs the host, which looks
+now and then at which slots are done. On CUDA the looks are 16 tokens apart, since each waits for the device,
+and a step is a CUDA graph, since launching its kernels one by one takes longer than they do.
+
+Shapes: S slots, N tokens a completion at most, V vocabulary, K key-value heads, D head size, T positions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rlreason.rollout.decoder import Decoder
+from rlreason.rollout.engine import Sampling
+from rlreason.rollout.sampler import sample_tokens
+
+
+class Graph(Protocol):
+    """Something that was recorded and can be done again."""
+
+    def replay(self) -> None: ...
+
+
+Record = Callable[[Callable[[], None]], Graph]
+"""Record the work that a function gives to the device, without doing it."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How the host drives the device.
+
+    `tokens` are drawn between two looks at which completions are done; one that is done keeps its slot, and
+    draws into the void, until then. With `record` a step is recorded once and replayed: the number of slots
+    is then rounded up to a power-of-two part of all, so that there are few recordings. The cache grows by
+    `block` positions.
+    """
+
+    tokens: int
+    block: int
+    record: Record | None = None
+
+
+def pace_of(device: torch.device) -> Pace:
+    if device.type == "cuda":
+        return Pace(tokens=16, block=256, record=_record_cuda)
+    # Looking costs nothing. Products of widths that are no multiple of 32 take up to twice as long.
+    return Pace(tokens=1, block=32)
+
+
+class Slots:
+    """The first `used` slots hold a completion each. `capacity` is the number of slots."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        *,
+        capacity: int,
+        sampling: Sampling,
+        eos_ids: Sequence[int],
+        device: torch.device,
+        pace: Pace,
+    ) -> None:
+        self._decoder = decoder
+        self._sampling = sampling
+        self._pace = pace
+        self._cache = decoder.new_cache(capacity, block=pace.block)
+        self._graphs: dict[int, Graph] = {}
+        self.capacity = capacity
+        self.used = 0
+        limit = sampling.max_new_tokens
+        self._eos_E = torch.tensor(list(eos_ids), dtype=torch.long, device=device)
+        # The token that was drawn last and is not in the cache yet; positions in the cache; tokens drawn.
+        self._tokens_S, self._lengths_S, self._drawn_S = torch.zeros(
+            (3, capacity), dtype=torch.long, device=device
+        ).unbind()
+        self._writing_S = torch.zeros(capacity, dtype=torch.bool, device=device)
+        # One column more than a completion has tokens: there goes what a slot draws that is done.
+        self._ids_SN = torch.zeros((capacity, limit + 1), dtype=torch.long, device=device)
+        self._logprobs_SN = torch.zeros((capacity, limit + 1), device=device)
+        self._uniforms_SN = torch.zeros((capacity, limit + 1), device=device)
+
+    def reserve(self, positions: int) -> None:
+        """Have room for that many positions in the cache."""
+        if self._cache.reserve(positions):
+            self._graphs.clear()  # they write where the cache was
+
+    def enter(self, keys_LKTD: Tensor, values_LKTD: Tensor, logits_V: Tensor, uniforms_SN: Tensor) -> None:
+        """Begin a completion of one prompt for each row of uniforms, and draw its first token."""
+        count = len(uniforms_SN)
+        slots = slice(self.used, self.used + count)
+        device = self._tokens_S.device
+        self._cache.fill(torch.arange(slots.start, slots.stop, device=device), keys_LKTD, values_LKTD)
+        self._lengths_S[slots] = keys_LKTD.shape[2]
+        self._drawn_S[slots] = 0
+        self._writing_S[slots] = True
+        self._uniforms_SN[slots, :-1] = uniforms_SN.to(device)
+        self._draw(slots, logits_V.expand(count, -1))
+        self.used += count
+
+    def advance(self, tokens: int) -> None:
+        """Draw that many tokens in every slot in use. There is room in the cache for them."""
+        for _ in range(tokens):
+            self._step()
+
+    def done(self) -> list[int]:
+        """The slots whose completion has ended. Waits for the device."""
+        writing = self._writing_S[: self.used].tolist()
+        return [slot for slot, one in enumerate(writing) if not one]
+
+    def read(self, slots: Sequence[int]) -> list[tuple[list[int], list[float]]]:
+        """The token ids of each, and their log-probs."""
+        index = torch.tensor(slots, device=self._tokens_S.device)
+        drawn = self._drawn_S[index].tolist()
+        ids, logprobs = self._ids_SN[index].tolist(), self._logprobs_SN[index].tolist()
+        return [(a[:n], b[:n]) for n, a, b in zip(drawn, ids, logprobs, strict=True)]
+
+    def drop(self, slots: Sequence[int]) -> list[int]:
+        """Free some slots. Returns the old slots of those that stay, in the order of their new ones.
+
+        What stands behind moves into the holes, and no more than that is copied.
+        """
+        gone = set(slots)
+        left = self.used - len(gone)
+        order = list(range(left))
+        holes = [slot for slot in order if slot in gone]
+        movers = [slot for slot in range(left, self.used) if slot not in gone]
+        for hole, mover in zip(holes, movers, strict=True):
+            order[hole] = mover
+        if movers:
+            sources, targets = (torch.tensor(part, device=self._tokens_S.device) for part in (movers, holes))
+            self._cache.move(sources, targets)
+            for state in (
+                *(self._tokens_S, self._lengths_S, self._drawn_S, self._writing_S),
+                *(self._ids_SN, self._logprobs_SN, self._uniforms_SN),
+            ):
+                state[targets] = state[sources]
+        # A free slot may be computed along with the others: at the first position, which there always is.
+        self._lengths_S[left : self.used] = 0
+        self._writing_S[left : self.used] = False
+        self.used = left
+        return order
+
+    # ------------------------------------------------------------------ on the device
+
+    def _step(self) -> None:
+        if self._pace.record is None:
+            self._compute(self.used)
+            return
+        count = _part(self.capacity, self.used)
+        if count in self._graphs:
+            self._graphs[count].replay()
+            return
+        self._compute(count)  # the first time as it is: libraries set themselves up then
+        self._graphs[count] = self._pace.record(partial(self._compute, count))
+
+    def _compute(self, count: int) -> None:
+        """Put the last token of the first `count` slots into the cache and draw the next one."""
+        slots = slice(0, count)
+        logits_SV = self._decoder.decode(self._tokens_S[slots], self._lengths_S[slots], self._cache)
+        self._lengths_S[slots] += self._writing_S[slots]
+        self._draw(slots, logits_SV)
+
+    def _draw(self, slots: slice, logits_SV: Tensor) -> None:
+        limit = self._sampling.max_new_tokens
+        writing_S, drawn_S = self._writing_S[slots], self._drawn_S[slots]
+        place_S1 = torch.where(writing_S, drawn_S, limit).unsqueeze(1)
+        uniform_S = self._uniforms_SN[slots].gather(1, place_S1).squeeze(1)
+        tokens_S, logprobs_S = sample_tokens(logits_SV, uniform_S, self._sampling)
+        self._tokens_S[slots] = tokens_S
+        self._ids_SN[slots].scatter_(1, place_S1, tokens_S.unsqueeze(1))
+        self._logprobs_SN[slots].scatter_(1, place_S1, logprobs_S.unsqueeze(1))
+        drawn_S += writing_S
+        ended_S = (tokens_S.unsqueeze(1) == self._eos_E).any(1)
+        writing_S &= ~ended_S & (drawn_S < limit)
+
+
+def _part(capacity: int, used: int) -> int:
+    """The smallest that holds `used` of capacity, its half, a quarter, ..., rounded up."""
+    while (half := -(-capacity // 2)) >= used and half < capacity:
+        capacity = half
+    return capacity
+
+
+def _record_cuda(work: Callable[[], None]) -> Graph:
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph
