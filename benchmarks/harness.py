@@ -100,7 +100,10 @@ def parser(
         help=f"random weights instead: {', '.join(SHAPES)}, or layers=2,hidden_size=64,...",
     )  # fmt: skip
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    made.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    made.add_argument(
+        "--dtype", choices=("auto", "bfloat16", "float32"), default="auto",
+        help="auto: bfloat16 where this machine multiplies it in hardware, else float32",
+    )  # fmt: skip
     made.add_argument("--threads", type=at_least_one, help="processor threads of each side; default: torch's")
     made.add_argument("--rounds", type=at_least_one, default=rounds, help=f"turns of each side ({rounds})")
     made.add_argument("--warmup", type=at_least_one, default=1, help="turns before the first that counts (1)")
@@ -208,6 +211,7 @@ class Bench:
         self.facts = side.facts
         self.stop(side)
         self.settings["prompt_ids"] = self.facts.pop("prompt_ids")
+        self.options.dtype = self.settings["dtype"] = self.facts.pop("dtype")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -324,6 +328,9 @@ def heading(bench: Bench) -> str:
     where, peak, model = facts["machine"], facts["roofline"], facts["model"]
     device = f", {where['gpu']}" if "gpu" in where else ""
     used = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    products = " and ".join(
+        f"{peak[name] / 1e9:,.0f} GFLOP/s in {name}" for name in ("float32", "bfloat16") if name in peak
+    )
     return "\n".join(
         [
             f"{where['processor']}, {where['cores']} cores, {peak['threads']} threads, "
@@ -331,8 +338,7 @@ def heading(bench: Bench) -> str:
             used,
             f"model of {model['parameters'] / 1e6:.1f} M parameters ({model['name']}), {options.dtype}; "
             f"prompts of {min(facts['prompt_tokens'])} to {max(facts['prompt_tokens'])} tokens",
-            f"matrix product of {peak['size']}^3: {peak['float32'] / 1e9:,.0f} GFLOP/s in float32, "
-            f"{peak['bfloat16'] / 1e9:,.0f} in bfloat16; copying: {peak['bandwidth'] / 1e9:,.0f} GB/s",
+            f"matrix product of {peak['size']}^3: {products}; copying: {peak['bandwidth'] / 1e9:,.0f} GB/s",
         ]
     )
 

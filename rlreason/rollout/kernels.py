@@ -88,14 +88,15 @@ class Cache:
         # Zeros, because a masked position still meets its value, and 0 times an uninitialised NaN is NaN.
         return self._like.new_zeros(shape)
 
-    def reserve(self, longest: int) -> bool:
-        """Have room for `longest` positions, and not for twice as many as that needs.
+    def has_room(self, longest: int) -> bool:
+        """Whether there is room for `longest` positions, and not for twice as many as that needs."""
+        return longest <= self.positions < 2 * room(longest, self._block)
 
-        Returns whether the cache lies elsewhere now.
-        """
+    def reserve(self, longest: int) -> None:
+        """Have that room; where it was not there, all that is held moves to new storage."""
+        if self.has_room(longest):
+            return
         wanted = room(longest, self._block)
-        if longest <= self.positions < 2 * wanted:
-            return False
         kept = min(self.positions, wanted)
         for layer in range(len(self._keys)):
             # Layer by layer, so that the old and the new cache never stand side by side.
@@ -105,7 +106,6 @@ class Cache:
             values[:, :, :kept] = self._values[layer][:, :, :kept]
             self._keys[layer], self._values[layer] = keys, values
         self.positions = wanted
-        return True
 
     def fill(self, slots: Tensor, keys_LKTD: Tensor, values_LKTD: Tensor) -> None:
         """Put a prompt into each of `slots`, whose room is reserved."""

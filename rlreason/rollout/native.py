@@ -1,8 +1,8 @@
 """The native engine: batched decoding of the families it knows, with a cache that grows in blocks.
 
 Each prompt is computed once, however many completions it gets; its keys and values are copied into the
-slot of every completion. A finished completion leaves its slot and the next one enters, so that no step is
-spent on padding.
+slot of every completion. A finished completion leaves its slot and the next one enters before another token
+is drawn: on a processor at once, on a GPU when the host looks next.
 
 Shapes: V vocabulary.
 """
@@ -71,7 +71,11 @@ class NativeEngine:
     def twin(self) -> "NativeEngine":
         """Another engine of the same model, with the weights that it has now."""
         return NativeEngine(
-            self._model, eos_ids=self._eos_ids, max_sequences=self._max_sequences, dtype=self._dtype
+            self._model,
+            eos_ids=self._eos_ids,
+            max_sequences=self._max_sequences,
+            dtype=self._dtype,
+            pace=self._pace,
         )
 
     @torch.inference_mode()
@@ -100,10 +104,12 @@ class NativeEngine:
         batch = _Batch(self.decoder, slots, sampling, self._eos_ids)
         finished = 0
         while waiting or batch.rows:
-            batch.admit(waiting)
-            for row, rollout in batch.leave():
-                finished += 1
+            left = batch.leave()
+            while batch.admit(waiting):
+                left += batch.leave()  # the first token may have been the last
+            for row, rollout in left:
                 done[row.request][row.index] = rollout
+            finished += len(left)
             if told is not None:
                 told(finished)
             if batch.rows:
@@ -123,13 +129,16 @@ class _Batch:
         self._prefilled: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self.rows: list[_Row] = []
 
-    def admit(self, waiting: deque[_Row]) -> None:
-        """Fill free slots with waiting rows, computing each prompt once, and draw their first token."""
+    def admit(self, waiting: deque[_Row]) -> bool:
+        """Fill free slots with waiting rows, computing each prompt once, and draw their first token.
+
+        Returns whether any row entered.
+        """
         entering = [
             waiting.popleft() for _ in range(min(self._slots.capacity - len(self.rows), len(waiting)))
         ]
         if not entering:
-            return
+            return False
         self._reserve([*self.rows, *entering], 0)
         fresh = {row.request: row.prompt_ids for row in entering if row.request not in self._prefilled}
         prompts = {**self._prefilled, **self._prefill(fresh)}
@@ -140,10 +149,13 @@ class _Batch:
             self._prefilled = {number: prompts[number]}
         for row in entering:
             row.drawn = 1
+        return True
 
     def _reserve(self, rows: Sequence[_Row], tokens: int) -> None:
         """Have room for what is in the cache, where the last token drawn is not yet, and `tokens` more."""
-        self._slots.reserve(max(len(row.prompt_ids) + max(0, row.drawn - 1) for row in rows) + tokens)
+        self._slots.reserve(
+            max(len(row.prompt_ids) + min(self._limit, max(0, row.drawn - 1) + tokens) for row in rows)
+        )
 
     def _prefill(self, prompts: dict[int, list[int]]) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
         """Compute prompts by the number of their request, several at a time."""

@@ -7,6 +7,7 @@ and a step is a CUDA graph, since launching its kernels one by one takes longer 
 Shapes: S slots, N tokens a completion at most, V vocabulary, K key-value heads, D head size, T positions.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,8 +27,12 @@ class Graph(Protocol):
     def replay(self) -> None: ...
 
 
-Record = Callable[[Callable[[], None]], Graph]
-"""Record the work that a function gives to the device, without doing it."""
+Record = Callable[[Callable[[], None], torch.device, Graph | None], Graph]
+"""Record the work that a function gives to a device, without doing it.
+
+A graph to share memory with may be given: one of them runs at a time, and the work leaves its results in
+tensors from outside. Raises RuntimeError where it cannot be recorded.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class Slots:
     ) -> None:
         self._decoder = decoder
         self._sampling = sampling
-        self._pace = pace
+        self._record = pace.record
         self._cache = decoder.new_cache(capacity, block=pace.block)
         self._graphs: dict[int, Graph] = {}
         self.capacity = capacity
@@ -86,8 +91,11 @@ class Slots:
 
     def reserve(self, positions: int) -> None:
         """Have room for that many positions in the cache."""
-        if self._cache.reserve(positions):
-            self._graphs.clear()  # they write where the cache was
+        if not self._cache.has_room(positions):
+            # They write where the cache is now, and read rotary tables that grow with it. All go at once,
+            # since they share memory, also cuBLAS's; and before a second cache stands beside this one.
+            self._graphs.clear()
+            self._cache.reserve(positions)
 
     def enter(self, keys_LKTD: Tensor, values_LKTD: Tensor, logits_V: Tensor, uniforms_SN: Tensor) -> None:
         """Begin a completion of one prompt for each row of uniforms, and draw its first token."""
@@ -148,7 +156,7 @@ class Slots:
     # ------------------------------------------------------------------ on the device
 
     def _step(self) -> None:
-        if self._pace.record is None:
+        if self._record is None:
             self._compute(self.used)
             return
         count = _part(self.capacity, self.used)
@@ -156,7 +164,21 @@ class Slots:
             self._graphs[count].replay()
             return
         self._compute(count)  # the first time as it is: libraries set themselves up then
-        self._graphs[count] = self._pace.record(partial(self._compute, count))
+        self._try_to_record(self._record, count)
+
+    def _try_to_record(self, record: Record, count: int) -> None:
+        """Record a step, or say that steps are not recorded from now on."""
+        beside = next(iter(self._graphs.values()), None)
+        try:
+            self._graphs[count] = record(partial(self._compute, count), self._tokens_S.device, beside)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self._record = None
+            warnings.warn(
+                f"sampling goes on without CUDA graphs, more slowly: {str(error).splitlines()[0]}",
+                stacklevel=2,
+            )
 
     def _compute(self, count: int) -> None:
         """Put the last token of the first `count` slots into the cache and draw the next one."""
@@ -186,8 +208,10 @@ def _part(capacity: int, used: int) -> int:
     return capacity
 
 
-def _record_cuda(work: Callable[[], None]) -> Graph:
+def _record_cuda(work: Callable[[], None], device: torch.device, beside: Graph | None) -> Graph:
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    pool = beside.pool() if isinstance(beside, torch.cuda.CUDAGraph) else None
+    # Other threads, such as a watchdog's, may talk to the device meanwhile.
+    with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
         work()
     return graph
