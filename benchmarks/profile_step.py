@@ -55,7 +55,7 @@ class PartClock:
         self.seconds.clear()
         self._since = synchronized(self._device)
 
-    def _pass(self) -> None:
+    def book(self) -> None:
         """Book what has passed since the last boundary."""
         now = synchronized(self._device)
         place = self._stack[-1] if self._stack else _ELSEWHERE
@@ -65,12 +65,12 @@ class PartClock:
     def timed(self, function: Callable[..., Any], part: str, phase: str | None) -> Callable[..., Any]:
         @wraps(function)
         def run(*arguments: Any, **named: Any) -> Any:
-            self._pass()
+            self.book()
             self._stack.append((self._stack[0][0] if self._stack else phase or "other", part))
             try:
                 return function(*arguments, **named)
             finally:
-                self._pass()
+                self.book()
                 self._stack.pop()
 
         return run
@@ -96,7 +96,7 @@ class Clocked(Turns):
 
     def say(self, **message: Any) -> None:
         if "seconds" in message:
-            self._clock._pass()
+            self._clock.book()
             message["where"] = [[*key, seconds] for key, seconds in self._clock.seconds.items()]
         self._turns.say(**message)
 

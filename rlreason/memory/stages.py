@@ -110,7 +110,8 @@ def estimate_online(
     shared, rows, width, tokens = micro_batch(config, prompts)
     gradients = 4 * shape.trainable * (2 if critic else 1)
     activations = activation_bytes(shape, tokens, dtype, checkpointing=config.model.gradient_checkpointing)
-    activations += _mask_bytes(shape, rows, width, dtype) if shared else 0
+    if shared and config.model.attention != "sdpa":  # which takes blocks: `policy.blocks`
+        activations += _mask_bytes(shape, rows, width, dtype)
     update = [
         Part("gradients", gradients, "model.lora={}"),
         Part(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rlreason.config.model import ModelConfig
 from rlreason.errors import UserError
 from rlreason.policy.adapter import causal_lm_of, with_adapter
-from rlreason.policy.forward import CompletionLogprobs, inputs_of, is_windowed
+from rlreason.policy.forward import CompletionLogprobs, allows, inputs_of, is_windowed, take_blocks
 from rlreason.policy.model import Policy, switch_dropout_off
 from rlreason.policy.packing import Completion, Packed, pack
 from rlreason.policy.scalar import check_same_tokens, load_scalar_model
@@ -71,7 +71,7 @@ class ActorCritic(nn.Module):
         with self._autocast():
             own = self.critic.trunk
             trunk = self.actor.trunk if own is None else causal_lm_of(own).base_model
-            hidden_NWH = trunk(**inputs_of(packed)).last_hidden_state
+            hidden_NWH = trunk(**inputs_of(packed, trunk)).last_hidden_state
         states = hidden_NWH.flatten(0, 1)[packed.source_CT[packed.mask_CT.bool()]]
         return _placed(self.critic(states), packed)
 
@@ -146,15 +146,23 @@ def probe_values(actor_critic: ActorCritic, policy: Policy) -> bool:
     saved = head.weight.data.clone()
     head.weight.data.normal_(generator=torch.Generator(head.weight.device).manual_seed(0))
     autocast, actor_critic._autocast = actor_critic._autocast, partial(policy.autocast, torch.float32)
+
+    def values(share: bool) -> Tensor:
+        (packed,) = pack(sequences, share_prompt=share, budget=4096, width=4096, pad_id=policy.pad_id)
+        values_CT = actor_critic.values(packed.to(policy.device))
+        return values_CT[torch.tensor(packed.order).argsort()]
+
     try:
-        found = []
-        for share in (False, True):
-            (packed,) = pack(sequences, share_prompt=share, budget=4096, width=4096, pad_id=policy.pad_id)
-            values_CT = actor_critic.values(packed.to(policy.device))
-            found.append(values_CT[torch.tensor(packed.order).argsort()])
-        return bool((found[0] - found[1]).abs().max() < _PROBE_TOLERANCE * float(found[0].abs().max() + 1))
-    except (RuntimeError, ValueError, TypeError, IndexError):  # it refuses a mask of four dimensions
-        return False
+        alone = values(share=False)
+
+        def right() -> bool:
+            gap = (alone - values(share=True)).abs().max()
+            return bool(gap < _PROBE_TOLERANCE * float(alone.abs().max() + 1))
+
+        shareable = allows(right)
+        if shareable:
+            take_blocks(causal_lm_of(trunk), right)
+        return shareable
     finally:
         head.weight.data.copy_(saved)
         actor_critic._autocast = autocast

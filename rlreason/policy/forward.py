@@ -3,6 +3,7 @@
 Shapes: N rows, W row width, C completions, T completion tokens, H hidden size.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from rlreason.algorithms import token_logprobs
 from rlreason.policy.adapter import causal_lm_of
+from rlreason.policy.blocks import switch, takes_blocks
 from rlreason.policy.model import Policy
 from rlreason.policy.packing import Completion, Packed, pack
 
@@ -50,7 +52,7 @@ class CompletionLogprobs(nn.Module):
         Those are the hidden states from which each token was predicted; logits where `chunked` is False.
         """
         causal_lm = causal_lm_of(self.model)
-        inputs = inputs_of(packed)
+        inputs = inputs_of(packed, causal_lm)
         kept = packed.mask_CT.bool()
         source, targets = packed.source_CT[kept], packed.targets_CT[kept]
         head: Any
@@ -72,14 +74,15 @@ class CompletionLogprobs(nn.Module):
         return logprobs_CT, zeros.masked_scatter(kept, flat_entropy.detach()), states
 
 
-def inputs_of(packed: Packed) -> dict[str, Any]:
-    """The arguments of a decoder's forward pass over packed rows."""
-    return {
-        "input_ids": packed.ids_NW,
-        "position_ids": packed.positions_NW,
-        "attention_mask": packed.valid_NW if packed.attention_N1WW is None else packed.attention_N1WW,
-        "use_cache": False,
-    }
+def inputs_of(packed: Packed, model: Any) -> dict[str, Any]:
+    """The arguments of a decoder's forward pass over packed rows, as this model takes them."""
+    inputs = {"input_ids": packed.ids_NW, "position_ids": packed.positions_NW, "use_cache": False}
+    if packed.part_NW is None:
+        return {**inputs, "attention_mask": packed.valid_NW}
+    if packed.blocks is not None and takes_blocks(model):
+        # Of four dimensions, so that no mask is made of it; nothing looks at it.
+        return {**inputs, "attention_mask": packed.valid_NW.bool()[:, None, None], "blocks": packed.blocks}
+    return {**inputs, "attention_mask": packed.attention_N1WW}
 
 
 @torch.no_grad()
@@ -92,6 +95,7 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
     if getattr(_text_config(policy.model), "_attn_implementation", "") == "flash_attention_2":
         forward.shareable = False  # it computes in half precision only and takes no block mask
         return False, ["flash attention takes no block mask: each completion repeats its prompt"]
+    causal_lm, text = causal_lm_of(policy.model), _text_config(policy.model)
     generator = torch.Generator().manual_seed(0)
     vocabulary = policy.model.get_input_embeddings().weight.shape[0]
     draw = torch.randint(0, vocabulary, (3, 8), generator=generator).tolist()
@@ -99,26 +103,25 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
     sequences = [Completion(0, prompt, completion) for completion in completions]
     plain = torch.stack([_plain_logprobs(policy, prompt, completion) for completion in completions])
 
-    def gap(share: bool) -> float:
+    def right(share: bool) -> bool:
         (packed,) = pack(sequences, share_prompt=share, budget=4096, width=4096, pad_id=policy.pad_id)
         logprobs_CT, _ = forward(packed.to(policy.device), 1.0)
-        return float((logprobs_CT - plain[list(packed.order)]).abs().max())
+        return float((logprobs_CT - plain[list(packed.order)]).abs().max()) < _PROBE_TOLERANCE
 
     notes = []
     autocast, forward._autocast = forward._autocast, partial(policy.autocast, torch.float32)
     try:
-        if not gap(share=False) < _PROBE_TOLERANCE:
+        if not right(share=False):
             forward.chunked = False
             notes.append(
                 "this model's logits are not its head times its hidden state: full logits are computed"
             )
-        try:
-            shareable = gap(share=True) < _PROBE_TOLERANCE
-        except (RuntimeError, ValueError, TypeError, IndexError):  # it refuses a mask of four dimensions
-            shareable = False
+        shareable = allows(lambda: right(share=True))
+        if shareable and not is_windowed(text) and not take_blocks(causal_lm, lambda: right(share=True)):
+            notes.append("this model's attention knows no blocks: completions are masked from each other")
     finally:
         forward._autocast = autocast
-    if is_windowed(_text_config(policy.model)):
+    if is_windowed(text):
         # The probe may well fit into the window, beyond which a block mask would take its place.
         shareable = False
         notes.append("this model's attention has a sliding window: each completion repeats its prompt")
@@ -126,6 +129,28 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
         notes.append("this model's attention takes no block mask: each completion repeats its prompt")
     forward.shareable = shareable
     return shareable, notes
+
+
+def allows(right: Callable[[], bool]) -> bool:
+    """Whether a pass that is tried gives what it should. One that a model refuses does not."""
+    try:
+        return right()
+    except (RuntimeError, ValueError, TypeError, IndexError):
+        return False
+
+
+def take_blocks(causal_lm: Any, right: Callable[[], bool]) -> bool:
+    """Let attention leave out what no token sees, if it then gives what it should. False if it does not.
+
+    Other implementations than `sdpa`, which the user has asked for, stay.
+    """
+    if causal_lm.config.get_text_config()._attn_implementation != "sdpa":
+        return True
+    switch(causal_lm, on=True)
+    if allows(right):
+        return True
+    switch(causal_lm, on=False)
+    return False
 
 
 def _text_config(model: Any) -> Any:

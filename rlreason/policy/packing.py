@@ -1,8 +1,8 @@
 """Rows for the forward pass: a prompt once, then as many of its completions as fit.
 
 A row is `prompt, completion 1, completion 2, ...`. Every completion sees the prompt and itself, through a
-block mask, and counts its positions on from the prompt's end, so each is computed as if it stood alone. With
-one completion a row this is the plain layout.
+mask or in blocks, and counts its positions on from the prompt's end, so each is computed as if it stood
+alone. With one completion a row this is the plain layout.
 
 Shapes: N rows, W row width, C completions, T completion tokens.
 """
@@ -13,25 +13,44 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rlreason.policy.blocks import Blocks, lay_out, pays
+
 
 @dataclass(frozen=True)
 class Packed:
     """One micro-batch. `source_CT` and `target_CT` index the flattened row: predictor and predicted token.
 
     `mask_CT` is 1 on completion tokens; `order` names the caller's completion behind each of the C rows.
+    `part_NW`, where a row is shared, is 0 on a prompt, 1, 2, ... on its completions and -1 on padding;
+    `blocks` says the same to attention that can do without a mask, where that pays.
     """
 
     ids_NW: Tensor
     positions_NW: Tensor
-    attention_N1WW: Tensor | None
+    part_NW: Tensor | None
+    blocks: Blocks | None
     valid_NW: Tensor
     source_CT: Tensor
     targets_CT: Tensor
     mask_CT: Tensor
     order: tuple[int, ...]
 
+    @property
+    def attention_N1WW(self) -> Tensor | None:
+        """Who may look at whom in shared rows: backwards only, at the prompt or at one's own part.
+
+        Padding looks at padding, so that no row is empty.
+        """
+        if self.part_NW is None:
+            return None
+        width = self.part_NW.shape[1]
+        causal = torch.ones(width, width, dtype=torch.bool, device=self.part_NW.device).tril()
+        query, key = self.part_NW[:, :, None], self.part_NW[:, None, :]
+        return (causal & ((key == query) | ((key == 0) & (query > 0)))).unsqueeze(1)
+
     def to(self, device: torch.device) -> "Packed":
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        kinds = (Tensor, Blocks)
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, kinds)}
         return Packed(**{**vars(self), **moved})
 
 
@@ -85,8 +104,7 @@ def _pack_rows(sequences: Sequence[Completion], rows: list[list[int]], pad_id: i
     longest = max(len(sequences[index].completion_ids) for index in order)
     ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
     positions = torch.zeros((len(rows), width), dtype=torch.long)
-    # Block 0 is the prompt, 1, 2, ... the completions, -1 padding.
-    block = torch.full((len(rows), width), -1, dtype=torch.long)
+    part = torch.full((len(rows), width), -1, dtype=torch.long)
     source = torch.zeros((len(order), longest), dtype=torch.long)
     targets = torch.zeros((len(order), longest), dtype=torch.long)
     mask = torch.zeros((len(order), longest))
@@ -96,7 +114,7 @@ def _pack_rows(sequences: Sequence[Completion], rows: list[list[int]], pad_id: i
         start = len(prompt)
         ids[number, :start] = torch.tensor(prompt)
         positions[number, :start] = torch.arange(start)
-        block[number, :start] = 0
+        part[number, :start] = 0
         cursor = start
         for place, index in enumerate(row, start=1):
             completion = sequences[index].completion_ids
@@ -104,7 +122,7 @@ def _pack_rows(sequences: Sequence[Completion], rows: list[list[int]], pad_id: i
             span = slice(cursor, cursor + length)
             ids[number, span] = torch.tensor(completion)
             positions[number, span] = torch.arange(start, start + length)
-            block[number, span] = place
+            part[number, span] = place
             # The first token is predicted at the prompt's end, each later one at its predecessor.
             predictor = torch.arange(cursor - 1, cursor + length - 1)
             predictor[0] = start - 1
@@ -114,22 +132,17 @@ def _pack_rows(sequences: Sequence[Completion], rows: list[list[int]], pad_id: i
             cursor += length
             slot += 1
     shared = any(len(row) > 1 for row in rows)
+    prompts = [len(sequences[row[0]].prompt_ids) for row in rows]
+    lengths = [[len(sequences[index].completion_ids) for index in row] for row in rows]
+    in_blocks = shared and pays(prompts, lengths, width)
     return Packed(
         ids_NW=ids,
         positions_NW=positions,
-        attention_N1WW=_block_mask(block) if shared else None,
-        valid_NW=(block >= 0).long(),
+        part_NW=part if shared else None,
+        blocks=lay_out(prompts, lengths, width) if in_blocks else None,
+        valid_NW=(part >= 0).long(),
         source_CT=source,
         targets_CT=targets,
         mask_CT=mask,
         order=tuple(order),
     )
-
-
-def _block_mask(block_NW: Tensor) -> Tensor:
-    """Who may look at whom: backwards only, at the prompt or at one's own block; padding at itself."""
-    width = block_NW.shape[1]
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    query, key = block_NW[:, :, None], block_NW[:, None, :]
-    allowed = causal & ((key == query) | ((key == 0) & (query > 0)))
-    return (allowed | torch.eye(width, dtype=torch.bool)).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""The four benchmarks: what they refuse, the config of the step, and whole runs on a micro model (slow)."""
+"""The benchmarks of a step: what they refuse, its config, and whole runs on a micro model (slow)."""
 
 import json
 import subprocess
@@ -8,6 +8,7 @@ from typing import Any
 
 import grpo_step
 import memory
+import profile_step
 import pytest
 import rollout
 import scaling
@@ -126,10 +127,45 @@ def test_limits_of_decoding_count_every_wave() -> None:
     assert found["bandwidth"] == (2 * 112 + 1440) / 4
 
 
+def test_a_part_is_what_is_not_in_a_part_within(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def work(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(profile_step, "synchronized", lambda device: now)
+    clock = profile_step.PartClock("cpu")
+    inner = {"product": lambda: work(2.0)}
+    clock.wrap(inner, "product", "layers")
+
+    def outer() -> None:
+        work(1.0)
+        inner["product"]()
+        work(4.0)
+
+    sampled, updated = (clock.timed(outer, "rest", phase) for phase in ("sample", "update"))
+    work(64.0)  # before the step
+    clock.reset()
+    work(8.0)
+    sampled()
+    updated()
+    inner["product"]()  # in no phase: a part that has no row of its own
+    clock.book()
+    assert clock.seconds == {
+        ("other", "rest"): 8.0 + 2.0,
+        ("sample", "rest"): 5.0,
+        ("sample", "layers"): 2.0,
+        ("update", "rest"): 5.0,
+        ("update", "layers"): 2.0,
+    }
+
+
 SMALL = ["--random-config", "micro", "--dtype", "float32", "--threads", "1", "--group-size", "4"]
 RUNS = {
     "grpo_step": ["--rounds", "2", "--prompts", "4", "--new-tokens", "8", "--trl-batch", "8x2", "16x1"],
     "memory": ["--prompts", "2", "--lengths", "4"],
+    "profile_step": ["--rounds", "2", "--prompts", "4", "--new-tokens", "8"],
     "rollout": ["--rounds", "2", "--sequences", "8", "16", "--new-tokens", "8"],
     "scaling": ["--rounds", "2", "--groups", "2", "8", "--lengths", "4", "--new-tokens", "3"],
 }
@@ -137,12 +173,12 @@ RUNS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
-def test_a_whole_run_prints_a_ratio_and_writes_json(name: str, tmp_path: Path) -> None:
+def test_a_whole_run_prints_what_it_found_and_writes_json(name: str, tmp_path: Path) -> None:
     path = tmp_path / "found.json"
     command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *SMALL, *RUNS[name], "--json", str(path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "RATIO" in done.stdout
+    assert ("RATIO" in done.stdout) == (name != "profile_step")
     found = json.loads(path.read_text())
     assert found["benchmark"] == name
     if name == "grpo_step":
@@ -151,6 +187,11 @@ def test_a_whole_run_prints_a_ratio_and_writes_json(name: str, tmp_path: Path) -
         assert [len(rounds) for rounds in found["rounds"].values()] == [2, 2]
     elif name == "memory":
         assert found["lengths"][0]["process"]["ours"] > 1e8
+    elif name == "profile_step":
+        for side, rounds in found["rounds"].items():
+            parts, whole = found["where"][side], [one["seconds"] for one in rounds]
+            assert sum(parts.values()) == pytest.approx(sum(whole) / len(whole), rel=0.05)
+            assert min(parts["sample / layers"], parts["update / backward"]) > 0
     elif name == "rollout":
         assert {"generate", "engine", "continuous"} <= found["sizes"][1]["compared"].keys()
         assert not found["sizes"][1]["failed"]

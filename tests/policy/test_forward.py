@@ -1,11 +1,13 @@
 """What the probe finds out about models for which a shortcut does not hold."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from tiny import NATIVE, PAD, plain_logprobs, random_ids, tiny_model, tiny_policy, with_lora
 
+from rlreason.policy.blocks import takes_blocks
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.packing import Completion, pack
 
@@ -35,6 +37,27 @@ def test_ordinary_models_take_every_shortcut(name: str) -> None:
     model = tiny_model(name)
     forward, shareable, notes = probed(model)
     assert (forward.chunked, shareable, notes) == (True, True, [])
+    assert takes_blocks(model)
+    check(model, forward, shareable)
+
+
+def test_attention_in_blocks_stays_out_of_what_is_saved(tmp_path: Path) -> None:
+    model = tiny_model("llama")
+    probed(model)
+    model.save_pretrained(tmp_path)
+    assert "blocks" not in (tmp_path / "config.json").read_text()
+
+
+def test_a_model_that_gives_other_results_in_blocks_keeps_the_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    own = model.model.forward
+
+    def wrong(*args: Any, blocks: Any = None, **kwargs: Any) -> Any:
+        return own(*args, **kwargs)  # and with it the mask, which is not looked at in blocks
+
+    monkeypatch.setattr(model.model, "forward", wrong)
+    forward, shareable, notes = probed(model)
+    assert (shareable, takes_blocks(model), len(notes)) == (True, False, 1)
     check(model, forward, shareable)
 
 
@@ -120,7 +143,10 @@ def test_gemma2_with_softcapped_logits_and_alternating_windows(cap: float | None
 def test_a_softcap_does_not_cost_the_chunks() -> None:
     model = tiny_model("gemma2", layer_types=["full_attention"] * 2, final_logit_softcapping=1.5)
     forward, shareable, notes = probed(model)
-    assert (forward.chunked, shareable, notes) == (True, True, [])
+    assert (forward.chunked, shareable) == (True, True)
+    # Its attention has a softcap as well, which blocks have not.
+    assert not takes_blocks(model)
+    assert notes == ["this model's attention knows no blocks: completions are masked from each other"]
     check(model, forward, shareable)
 
 
@@ -128,4 +154,5 @@ def test_a_softcap_does_not_cost_the_chunks() -> None:
 def test_eager_attention_gives_the_same_or_is_not_shared(name: str) -> None:
     model = tiny_model(name, attn_implementation="eager")
     forward, shareable, _ = probed(model)
+    assert not takes_blocks(model)  # it is what was asked for
     check(model, forward, shareable)

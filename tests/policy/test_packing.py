@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from tiny import NATIVE, PAD, plain_logprobs, random_ids, tiny_model, tiny_policy, with_lora
 from torch import Tensor
 
+from rlreason.policy.adapter import causal_lm_of
+from rlreason.policy.blocks import switch
 from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.packing import Completion, pack, plan_rows
 
@@ -60,7 +62,9 @@ def packed(
     share: bool,
     budget: int,
     chunked: bool = True,
+    blocks: bool = False,
 ) -> tuple[list[Tensor], dict[str, Tensor]]:
+    switch(causal_lm_of(model), on=blocks)
     forward = CompletionLogprobs(tiny_policy(model))
     forward.chunked = chunked
     rows: list[Tensor | None] = [None] * len(sequences)
@@ -90,28 +94,38 @@ def assert_equal_training(
         assert float((a - b).norm() / b.norm()) < 1e-4, name
 
 
-@pytest.mark.parametrize("share", [False, True])
+LAYOUTS: dict[str, Any] = {
+    "alone": {"share": False},
+    "mask": {"share": True},
+    "blocks": {"share": True, "blocks": True},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", [*NATIVE, "gpt2"])
-def test_logprobs_and_gradients_equal_the_plain_ones(name: str, share: bool) -> None:
+def test_logprobs_and_gradients_equal_the_plain_ones(name: str, layout: str) -> None:
     model = tiny_model(name).train()
     if name == "gpt2":  # its dropout is on by default
         model.eval()
-    assert_equal_training(packed(model, GROUPS, 0.8, share=share, budget=60), plain(model, GROUPS, 0.8))
+    found = packed(model, GROUPS, 0.8, budget=60, **LAYOUTS[layout])
+    assert_equal_training(found, plain(model, GROUPS, 0.8))
 
 
+@pytest.mark.parametrize("layout", ["mask", "blocks"])
 @pytest.mark.parametrize("budget", [1, 13, 24, 40, 10_000])
-def test_the_budget_changes_nothing(budget: int) -> None:
+def test_the_budget_changes_nothing(budget: int, layout: str) -> None:
     model = tiny_model("llama")
-    assert_equal_training(packed(model, GROUPS, 1.0, share=True, budget=budget), plain(model, GROUPS, 1.0))
+    found = packed(model, GROUPS, 1.0, budget=budget, **LAYOUTS[layout])
+    assert_equal_training(found, plain(model, GROUPS, 1.0))
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]])
-@pytest.mark.parametrize("share", [False, True])
-def test_an_adapter_gets_the_same_gradients(share: bool, targets: Any) -> None:
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_adapter_gets_the_same_gradients(layout: str, targets: Any) -> None:
     model = with_lora(tiny_model("llama"), targets=targets)
     expected = plain(model, GROUPS, 1.0)
     assert all("lora_" in name for name in expected[1])
-    assert_equal_training(packed(model, GROUPS, 1.0, share=share, budget=48), expected)
+    assert_equal_training(packed(model, GROUPS, 1.0, budget=48, **LAYOUTS[layout]), expected)
 
 
 def test_full_logits_give_the_same_as_chunks() -> None:
@@ -120,12 +134,13 @@ def test_full_logits_give_the_same_as_chunks() -> None:
     assert_equal_training(packed(model, GROUPS, 0.8, share=True, budget=48, chunked=False), expected)
 
 
-def test_gradient_checkpointing_gives_the_same() -> None:
+@pytest.mark.parametrize("layout", ["mask", "blocks"])
+def test_gradient_checkpointing_gives_the_same(layout: str) -> None:
     model = tiny_model("llama")
     expected = plain(model, GROUPS, 1.0)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    assert_equal_training(packed(model, GROUPS, 1.0, share=True, budget=48), expected)
+    assert_equal_training(packed(model, GROUPS, 1.0, budget=48, **LAYOUTS[layout]), expected)
 
 
 def test_entropy_equals_that_of_the_plain_distribution() -> None:
@@ -142,7 +157,8 @@ def test_entropy_equals_that_of_the_plain_distribution() -> None:
         assert not row[len(expected) :].any()
 
 
-MODEL = tiny_model("llama")
+MODELS = {"mask": tiny_model("llama"), "blocks": tiny_model("llama")}
+switch(MODELS["blocks"], on=True)
 
 
 @settings(max_examples=20, deadline=None)
@@ -153,13 +169,13 @@ MODEL = tiny_model("llama")
         max_size=3,
     ),
     budget=st.integers(1, 80),
-    share=st.booleans(),
+    layout=st.sampled_from(sorted(LAYOUTS)),
 )
-def test_any_groups_and_any_budget(shape: list[tuple[int, list[int]]], budget: int, share: bool) -> None:
-    sequences = completions(shape)
-    batches = pack(sequences, share_prompt=share, budget=budget, width=40, pad_id=PAD)
+def test_any_groups_and_any_budget(shape: list[tuple[int, list[int]]], budget: int, layout: str) -> None:
+    sequences, model = completions(shape), MODELS["blocks" if layout == "blocks" else "mask"]
+    batches = pack(sequences, share_prompt=layout != "alone", budget=budget, width=40, pad_id=PAD)
     assert sorted(index for batch in batches for index in batch.order) == list(range(len(sequences)))
-    forward = CompletionLogprobs(tiny_policy(MODEL))
+    forward = CompletionLogprobs(tiny_policy(model))
     for batch in batches:
         rows, width = batch.ids_NW.shape
         assert rows * width <= budget or rows == 1
@@ -167,7 +183,7 @@ def test_any_groups_and_any_budget(shape: list[tuple[int, list[int]]], budget: i
             logprobs, _ = forward(batch, 1.0)
             for row, index in zip(logprobs, batch.order, strict=True):
                 sequence = sequences[index]
-                expected = plain_logprobs(MODEL, sequence.prompt_ids, sequence.completion_ids)
+                expected = plain_logprobs(model, sequence.prompt_ids, sequence.completion_ids)
                 torch.testing.assert_close(row[: len(expected)], expected, rtol=0, atol=1e-5)
 
 
@@ -216,7 +232,30 @@ def test_a_shared_row_by_hand() -> None:
         ],
     ]
 
+    assert batch.blocks is not None
+    assert batch.blocks.prompt_NP.tolist() == [[0, 1], [5, 0]]
+    assert batch.blocks.own_CT.tolist() == [[2, 3], [4, 0], [6, 0]]
+    assert batch.blocks.row_C.tolist() == [0, 0, 1]
+    # Two rows of two prompt tokens give results 0 to 3, three completions of two tokens 4 to 9.
+    assert batch.blocks.origin_NW.tolist() == [[0, 1, 4, 5, 6], [2, 8, 0, 0, 0]]
+    assert batch.blocks.seen_C1TL.int().tolist() == [
+        [[[1, 1, 1, 0], [1, 1, 1, 1]]],
+        [[[1, 1, 1, 0], [1, 1, 1, 1]]],
+        [[[1, 0, 1, 0], [1, 0, 1, 1]]],  # its prompt has one token
+    ]
 
-def test_rows_that_share_nothing_need_no_block_mask() -> None:
+
+def test_rows_that_share_nothing_need_neither_mask_nor_blocks() -> None:
     (batch,) = pack(GROUPS, share_prompt=False, budget=1000, width=64, pad_id=PAD)
     assert batch.attention_N1WW is None
+    assert batch.blocks is None
+
+
+@pytest.mark.parametrize(("prompt", "tokens", "in_blocks"), [(55, 56, True), (2, 500, True), (500, 2, False)])
+def test_a_long_prompt_is_not_copied_to_many_short_completions(
+    prompt: int, tokens: int, in_blocks: bool
+) -> None:
+    # Keys and values: 8 x 111 = 888 of a row of 503; 8 x 502 of 4,002; 8 x 502 = 4,016 of a row of 516.
+    sequences = [Completion(0, range(prompt), range(tokens)) for _ in range(8)]
+    (batch,) = pack(sequences, share_prompt=True, budget=5000, width=5000, pad_id=PAD)
+    assert (batch.blocks is not None) == in_blocks

@@ -1,0 +1,155 @@
+"""Attention in rows of a prompt and several of its completions, without the pairs that no token sees.
+
+In such a row a completion sees the prompt and itself. Under a mask over the row, attention costs the square
+of its length, most of it for pairs of tokens of different completions. Here each completion is a sequence of
+its own, whose keys and values are those of the prompt and its own.
+
+Shapes: N rows, W row width, P prompt tokens, C completions, T completion tokens, L = P + T, H query heads, K
+key-value heads, R = H / K, D head size. All lengths are those of the longest.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "rlreason_blocks"
+"""The name of this attention among those of transformers."""
+
+# A long prompt with many short completions costs more in copies than it saves in products.
+_MOST_COPIES = 4
+
+# What some models do to their scores. They keep the mask.
+_NOT_HERE = ("sliding_window", "softcap", "s_aux", "position_bias", "indices")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """Where prompts and completions lie in packed rows.
+
+    Places count along the flattened rows; behind the end of a shorter one they are 0. `origin_NW` says for
+    each place of the rows where its result lies among those of all prompts and then all completions;
+    `seen_C1TL` is true where a completion's token sees one of its prompt and completion.
+    """
+
+    prompt_NP: Tensor
+    own_CT: Tensor
+    row_C: Tensor
+    origin_NW: Tensor
+    seen_C1TL: Tensor
+
+    def to(self, device: torch.device) -> "Blocks":
+        return Blocks(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+
+
+def pays(prompts: Sequence[int], completions: Sequence[Sequence[int]], width: int) -> bool:
+    """Whether keys and values, with the prompt's once a completion, stay within a few times the rows'."""
+    lengths = [length for row in completions for length in row]
+    return len(lengths) * (max(prompts) + max(lengths)) <= _MOST_COPIES * len(prompts) * width
+
+
+def lay_out(prompts: Sequence[int], completions: Sequence[Sequence[int]], width: int) -> Blocks:
+    """The blocks of rows whose prompts and completions have these lengths, each behind the other."""
+    count, longest_prompt = len(prompts), max(prompts)
+    lengths = [length for row in completions for length in row]
+    longest = max(lengths)
+    prompt = torch.zeros((count, longest_prompt), dtype=torch.long)
+    own = torch.zeros((len(lengths), longest), dtype=torch.long)
+    origin = torch.zeros((count, width), dtype=torch.long)
+    rows = [number for number, row in enumerate(completions) for _ in row]
+    slot = 0
+    for number, (start, row) in enumerate(zip(prompts, completions, strict=True)):
+        prompt[number, :start] = number * width + torch.arange(start)
+        origin[number, :start] = number * longest_prompt + torch.arange(start)
+        cursor = start
+        for length in row:
+            own[slot, :length] = number * width + torch.arange(cursor, cursor + length)
+            origin[number, cursor : cursor + length] = (
+                count * longest_prompt + slot * longest + torch.arange(length)
+            )
+            cursor += length
+            slot += 1
+    row_C, length_N = torch.tensor(rows), torch.tensor(prompts)
+    of_prompt_C1P = torch.arange(longest_prompt) < length_N[row_C, None, None]
+    causal_TT = torch.ones((longest, longest), dtype=torch.bool).tril()
+    seen_CTL = torch.cat([of_prompt_C1P.expand(-1, longest, -1), causal_TT.expand(len(rows), -1, -1)], dim=-1)
+    return Blocks(prompt, own, row_C, origin, seen_CTL.unsqueeze(1))
+
+
+def block_attention(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    blocks: Blocks | None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **rest: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it: queries (N, H, W, D), keys and values (N, K, W, D) -> (N, W, H, D).
+
+    Without `blocks` it is transformers' `sdpa`. With them the mask is not looked at. Raises
+    NotImplementedError for what these kernels cannot add.
+    """
+    if blocks is None:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest
+        )
+    if wanted := [name for name in _NOT_HERE if rest.get(name) is not None]:
+        raise NotImplementedError(f"attention in blocks has no {', '.join(wanted)}")
+    rows, heads, width, size = query.shape
+    kv_heads = key.shape[1]
+    options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout}
+    flat_query, flat_key, flat_value = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
+
+    def take(flat: Tensor, places: Tensor) -> Tensor:
+        """(rows * W, heads, D) -> (a, b, heads, D) for places (a, b)."""
+        return flat.index_select(0, places.flatten()).unflatten(0, places.shape)
+
+    prompt_key, prompt_value = take(flat_key, blocks.prompt_NP), take(flat_value, blocks.prompt_NP)
+    of_prompts = F.scaled_dot_product_attention(
+        take(flat_query, blocks.prompt_NP).transpose(1, 2),
+        repeat_kv(prompt_key.transpose(1, 2), heads // kv_heads),
+        repeat_kv(prompt_value.transpose(1, 2), heads // kv_heads),
+        is_causal=True,
+        **options,
+    )
+    seen_key, seen_value = (
+        torch.cat([prompt.index_select(0, blocks.row_C), take(flat, blocks.own_CT)], 1).transpose(1, 2)
+        for prompt, flat in ((prompt_key, flat_key), (prompt_value, flat_value))
+    )
+    # The R query heads of a key-value head stand behind each other, as if they were more tokens.
+    own = take(flat_query, blocks.own_CT).unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4)
+    of_completions = F.scaled_dot_product_attention(
+        own.flatten(2, 3),
+        seen_key,
+        seen_value,
+        attn_mask=blocks.seen_C1TL.repeat(1, 1, heads // kv_heads, 1),
+        **options,
+    )
+    of_completions = of_completions.unflatten(2, (heads // kv_heads, -1)).flatten(1, 2)
+    results = torch.cat(
+        [of.transpose(1, 2).flatten(0, 1) for of in (of_prompts, of_completions)]
+    )  # (N P + C T, H, D)
+    return results.index_select(0, blocks.origin_NW.flatten()).view(rows, width, heads, size), None
+
+
+def switch(causal_lm: Any, *, on: bool) -> None:
+    """Let a model whose attention is `sdpa` take blocks, or make it `sdpa` again."""
+    causal_lm.set_attn_implementation(NAME if on else "sdpa")
+
+
+def takes_blocks(model: Any) -> bool:
+    return bool(model.config.get_text_config()._attn_implementation == NAME)
+
+
+AttentionInterface.register(NAME, block_attention)
+AttentionMaskInterface.register(NAME, sdpa_mask)
