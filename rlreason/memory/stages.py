@@ -15,6 +15,7 @@ from rlreason.config import RunConfig
 from rlreason.config.checks import LEARNED
 from rlreason.errors import UserError
 from rlreason.memory.shape import ModelShape, scalar_parameters
+from rlreason.policy.blocks import pays
 from rlreason.policy.packing import Completion, plan_rows
 from rlreason.policy.precision import resolve_precision
 from rlreason.rollout.kernels import room
@@ -110,8 +111,7 @@ def estimate_online(
     shared, rows, width, tokens = micro_batch(config, prompts)
     gradients = 4 * shape.trainable * (2 if critic else 1)
     activations = activation_bytes(shape, tokens, dtype, checkpointing=config.model.gradient_checkpointing)
-    if shared and config.model.attention != "sdpa":  # which takes blocks: `policy.blocks`
-        activations += _mask_bytes(shape, rows, width, dtype)
+    activations += _shared_bytes(config, shape, rows, width, tokens, prompts, dtype) if shared else 0
     update = [
         Part("gradients", gradients, "model.lora={}"),
         Part(
@@ -162,9 +162,32 @@ def activation_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype, *, chec
     return kept + (0 if dtype == torch.float32 else 2 * shape.body)
 
 
-def _mask_bytes(shape: ModelShape, rows: int, width: int, dtype: torch.dtype) -> int:
-    """Who sees whom in shared rows: each layer keeps its own copy."""
-    return shape.layers * rows * width * width * dtype.itemsize
+def _shared_bytes(
+    config: RunConfig,
+    shape: ModelShape,
+    rows: int,
+    width: int,
+    tokens: int,
+    prompts: Prompts,
+    dtype: torch.dtype,
+) -> int:
+    """What attention keeps besides, where rows share a prompt.
+
+    In blocks: the prompt's keys and values once more for each completion, its results in the rows' order, and
+    one mask for all layers. Under a mask over rows each layer keeps its own copy of it.
+    """
+    limit, repeated = config.rollout.max_new_tokens, shape.heads // shape.kv_heads
+    completions = [[limit] * ((width - prompts.longest) // limit)] * rows
+    if config.model.attention != "sdpa" or not pays([prompts.longest] * rows, completions, width):
+        return shape.layers * rows * width * width * dtype.itemsize
+    length = prompts.longest + limit
+    count = sum(map(len, completions))
+    keys = 2 * shape.kv_heads * shape.head_dim * count * length
+    # Keys and values of the rows, repeated for all heads, are counted already; queries' results are not.
+    results = shape.heads * shape.head_dim * tokens
+    more = results + max(0, keys - 2 * results)
+    layers = 1 if config.model.gradient_checkpointing else shape.layers
+    return dtype.itemsize * (layers * more + count * repeated * limit * length)
 
 
 def _head_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype) -> int:

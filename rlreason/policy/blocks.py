@@ -8,8 +8,9 @@ Shapes: N rows, W row width, P prompt tokens, C completions, T completion tokens
 key-value heads, R = H / K, D head size. All lengths are those of the longest.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,11 +23,13 @@ from transformers.masking_utils import sdpa_mask
 NAME = "rlreason_blocks"
 """The name of this attention among those of transformers."""
 
-# A long prompt with many short completions costs more in copies than it saves in products.
-_MOST_COPIES = 4
+# Keys and values in blocks are at most so many times those of the rows, which bounds their memory; and the
+# pairs of tokens at most this share of those under a mask, so that gathering them is paid for.
+_MOST_COPIES, _MOST_PAIRS = 3.0, 0.7
 
-# What some models do to their scores. They keep the mask.
-_NOT_HERE = ("sliding_window", "softcap", "s_aux", "position_bias", "indices")
+# What some models do to their scores; they keep the mask, as do those that pass tensors we know nothing of.
+_NOT_HERE = ("sliding_window", "softcap", "s_aux", "position_bias", "indices", "block_indices")
+_KNOWN_TENSORS = ("position_ids", "cache_position")
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,35 @@ class Blocks:
     row_C: Tensor
     origin_NW: Tensor
     seen_C1TL: Tensor
+    _masks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict, kw_only=True)
 
     def to(self, device: torch.device) -> "Blocks":
-        return Blocks(**{field.name: getattr(self, field.name).to(device) for field in fields(self)})
+        parts = (self.prompt_NP, self.own_CT, self.row_C, self.origin_NW, self.seen_C1TL)
+        return Blocks(*(part.to(device) for part in parts))
+
+    def mask(self, repeated: int, dtype: torch.dtype) -> Tensor:
+        """0 and -inf for `seen_C1TL`, for R heads behind each other: (C, 1, R T, L).
+
+        One tensor for all layers. Of a boolean mask each would make such a one and keep it for its gradient.
+        """
+        key = repeated, dtype
+        if key not in self._masks:
+            mask_C1TL = torch.zeros(self.seen_C1TL.shape, dtype=dtype, device=self.seen_C1TL.device)
+            mask_C1TL.masked_fill_(~self.seen_C1TL, -math.inf)
+            self._masks[key] = mask_C1TL.repeat(1, 1, repeated, 1)
+        return self._masks[key]
 
 
 def pays(prompts: Sequence[int], completions: Sequence[Sequence[int]], width: int) -> bool:
-    """Whether keys and values, with the prompt's once a completion, stay within a few times the rows'."""
+    """Whether blocks of these lengths cost less than a mask over rows of that width.
+
+    A long prompt is copied to each of its completions, and all are padded to the longest.
+    """
+    rows, longest_prompt = len(prompts), max(prompts)
     lengths = [length for row in completions for length in row]
-    return len(lengths) * (max(prompts) + max(lengths)) <= _MOST_COPIES * len(prompts) * width
+    keys = len(lengths) * (longest_prompt + max(lengths))
+    pairs = rows * longest_prompt**2 + max(lengths) * keys
+    return keys <= _MOST_COPIES * rows * width and pairs <= _MOST_PAIRS * rows * width**2
 
 
 def lay_out(prompts: Sequence[int], completions: Sequence[Sequence[int]], width: int) -> Blocks:
@@ -103,10 +126,9 @@ def block_attention(
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **rest
         )
-    if wanted := [name for name in _NOT_HERE if rest.get(name) is not None]:
-        raise NotImplementedError(f"attention in blocks has no {', '.join(wanted)}")
-    rows, heads, width, size = query.shape
-    kv_heads = key.shape[1]
+    rows, heads, width, _ = query.shape
+    _refuse_what_differs(blocks, query, key, value, attention_mask, rest)
+    repeated = heads // key.shape[1]
     options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout}
     flat_query, flat_key, flat_value = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
 
@@ -117,8 +139,8 @@ def block_attention(
     prompt_key, prompt_value = take(flat_key, blocks.prompt_NP), take(flat_value, blocks.prompt_NP)
     of_prompts = F.scaled_dot_product_attention(
         take(flat_query, blocks.prompt_NP).transpose(1, 2),
-        repeat_kv(prompt_key.transpose(1, 2), heads // kv_heads),
-        repeat_kv(prompt_value.transpose(1, 2), heads // kv_heads),
+        repeat_kv(prompt_key.transpose(1, 2), repeated),
+        repeat_kv(prompt_value.transpose(1, 2), repeated),
         is_causal=True,
         **options,
     )
@@ -127,19 +149,42 @@ def block_attention(
         for prompt, flat in ((prompt_key, flat_key), (prompt_value, flat_value))
     )
     # The R query heads of a key-value head stand behind each other, as if they were more tokens.
-    own = take(flat_query, blocks.own_CT).unflatten(2, (kv_heads, -1)).permute(0, 2, 3, 1, 4)
+    own = take(flat_query, blocks.own_CT).unflatten(2, (-1, repeated)).permute(0, 2, 3, 1, 4)
     of_completions = F.scaled_dot_product_attention(
         own.flatten(2, 3),
         seen_key,
         seen_value,
-        attn_mask=blocks.seen_C1TL.repeat(1, 1, heads // kv_heads, 1),
+        attn_mask=blocks.mask(repeated, _computed_in(query)),
         **options,
     )
-    of_completions = of_completions.unflatten(2, (heads // kv_heads, -1)).flatten(1, 2)
+    of_completions = of_completions.unflatten(2, (repeated, -1)).flatten(1, 2)
     results = torch.cat(
         [of.transpose(1, 2).flatten(0, 1) for of in (of_prompts, of_completions)]
     )  # (N P + C T, H, D)
-    return results.index_select(0, blocks.origin_NW.flatten()).view(rows, width, heads, size), None
+    return results.index_select(0, blocks.origin_NW.flatten()).view(rows, width, heads, -1), None
+
+
+def _computed_in(query: Tensor) -> torch.dtype:
+    """What the kernel gets: under autocast its precision, whatever the tensors' own."""
+    device = query.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+
+
+def _refuse_what_differs(
+    blocks: Blocks, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, rest: dict[str, Any]
+) -> None:
+    """Raise NotImplementedError for a layer that asks for more than causal attention of these rows."""
+    rows, width = blocks.origin_NW.shape
+    wanted = [name for name in _NOT_HERE if rest.get(name) is not None]
+    wanted += [name for name, part in rest.items() if torch.is_tensor(part) and name not in _KNOWN_TENSORS]
+    if mask is None or mask.shape != (rows, 1, 1, width) or mask.dtype != torch.bool:
+        wanted.append("a mask of its own")  # `inputs_of` gives one of this shape
+    if rest.get("is_causal") is False:
+        wanted.append("attention that is not causal")
+    if any((part.shape[0], part.shape[2]) != (rows, width) for part in (query, key, value)):
+        wanted.append("keys of other tokens")
+    if wanted:
+        raise NotImplementedError(f"attention in blocks is without: {', '.join(wanted)}")
 
 
 def switch(causal_lm: Any, *, on: bool) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rlreason.config.model import ModelConfig
 from rlreason.errors import UserError
 from rlreason.policy.adapter import causal_lm_of, with_adapter
-from rlreason.policy.forward import CompletionLogprobs, allows, inputs_of, is_windowed, take_blocks
+from rlreason.policy.forward import CompletionLogprobs, allows, inputs_of, is_windowed, rows_at, try_blocks
 from rlreason.policy.model import Policy, switch_dropout_off
 from rlreason.policy.packing import Completion, Packed, pack
 from rlreason.policy.scalar import check_same_tokens, load_scalar_model
@@ -72,7 +72,7 @@ class ActorCritic(nn.Module):
             own = self.critic.trunk
             trunk = self.actor.trunk if own is None else causal_lm_of(own).base_model
             hidden_NWH = trunk(**inputs_of(packed, trunk)).last_hidden_state
-        states = hidden_NWH.flatten(0, 1)[packed.source_CT[packed.mask_CT.bool()]]
+        states = rows_at(hidden_NWH, packed.source_CT[packed.mask_CT.bool()])
         return _placed(self.critic(states), packed)
 
 
@@ -161,7 +161,7 @@ def probe_values(actor_critic: ActorCritic, policy: Policy) -> bool:
 
         shareable = allows(right)
         if shareable:
-            take_blocks(causal_lm_of(trunk), right)
+            try_blocks(causal_lm_of(trunk), right)
         return shareable
     finally:
         head.weight.data.copy_(saved)

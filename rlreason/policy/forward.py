@@ -59,12 +59,12 @@ class CompletionLogprobs(nn.Module):
         with self._autocast():
             if self.chunked:
                 hidden_NWH = causal_lm.base_model(**inputs).last_hidden_state
-                states, head = hidden_NWH.flatten(0, 1)[source], causal_lm.get_output_embeddings()
+                states, head = rows_at(hidden_NWH, source), causal_lm.get_output_embeddings()
                 if type(head) is nn.Linear and head.bias is None:
                     head = head.weight  # without an adapter or a hook, the product itself can be chunked
                 softcap = getattr(_text_config(self.model), "final_logit_softcapping", None)
             else:
-                states, head = causal_lm(**inputs).logits.flatten(0, 1)[source], nn.Identity()
+                states, head = rows_at(causal_lm(**inputs).logits, source), nn.Identity()
                 softcap = None  # the model has applied it
             flat_logprobs, flat_entropy = token_logprobs(
                 states, head, targets, temperature=temperature, softcap=softcap
@@ -72,6 +72,15 @@ class CompletionLogprobs(nn.Module):
         zeros = torch.zeros(packed.mask_CT.shape, device=flat_logprobs.device)
         logprobs_CT = zeros.masked_scatter(kept, flat_logprobs)
         return logprobs_CT, zeros.masked_scatter(kept, flat_entropy.detach()), states
+
+
+def rows_at(states_NWX: Tensor, places: Tensor) -> Tensor:
+    """Rows of the flattened first two dimensions.
+
+    A prompt's end is taken once for each of its completions. After plain indexing their gradients are added
+    in the order in which threads come; after `index_select` in one order, to the same bits each time.
+    """
+    return states_NWX.flatten(0, 1).index_select(0, places)
 
 
 def inputs_of(packed: Packed, model: Any) -> dict[str, Any]:
@@ -117,7 +126,8 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
                 "this model's logits are not its head times its hidden state: full logits are computed"
             )
         shareable = allows(lambda: right(share=True))
-        if shareable and not is_windowed(text) and not take_blocks(causal_lm, lambda: right(share=True)):
+        asked = text._attn_implementation != "sdpa"  # another one, by the config
+        if shareable and not (is_windowed(text) or asked or try_blocks(causal_lm, lambda: right(share=True))):
             notes.append("this model's attention knows no blocks: completions are masked from each other")
     finally:
         forward._autocast = autocast
@@ -139,18 +149,18 @@ def allows(right: Callable[[], bool]) -> bool:
         return False
 
 
-def take_blocks(causal_lm: Any, right: Callable[[], bool]) -> bool:
-    """Let attention leave out what no token sees, if it then gives what it should. False if it does not.
-
-    Other implementations than `sdpa`, which the user has asked for, stay.
-    """
+def try_blocks(causal_lm: Any, right: Callable[[], bool]) -> bool:
+    """Let attention leave out what no token sees, if the results are then right; returns whether it does."""
     if causal_lm.config.get_text_config()._attn_implementation != "sdpa":
-        return True
+        return False
     switch(causal_lm, on=True)
-    if allows(right):
-        return True
-    switch(causal_lm, on=False)
-    return False
+    try:
+        kept = takes_blocks(causal_lm) and right()
+    except Exception:  # whatever a model does with an argument that it does not know
+        kept = False
+    if not kept:
+        switch(causal_lm, on=False)
+    return kept
 
 
 def _text_config(model: Any) -> Any:
@@ -162,6 +172,8 @@ def is_windowed(config: Any) -> bool:
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         return any(kind != "full_attention" for kind in kinds)
+    if "local" in getattr(config, "attention_layers", ()):  # GPT-Neo
+        return True
     return getattr(config, "sliding_window", None) is not None
 
 

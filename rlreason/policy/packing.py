@@ -18,7 +18,7 @@ from rlreason.policy.blocks import Blocks, lay_out, pays
 
 @dataclass(frozen=True)
 class Packed:
-    """One micro-batch. `source_CT` and `target_CT` index the flattened row: predictor and predicted token.
+    """One micro-batch. `source_CT` indexes the flattened rows: the predictor of each token in `targets_CT`.
 
     `mask_CT` is 1 on completion tokens; `order` names the caller's completion behind each of the C rows.
     `part_NW`, where a row is shared, is 0 on a prompt, 1, 2, ... on its completions and -1 on padding;

@@ -4,7 +4,9 @@ from dataclasses import replace
 
 from rlreason.config import RunConfig
 from rlreason.errors import UserError
+from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.architecture import check_scratch
+from rlreason.policy.blocks import switch, takes_blocks
 from rlreason.policy.chat import Renderer
 from rlreason.policy.critic import ActorCritic, critic_from, load_critic, probe_values, shared_critic
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
@@ -69,6 +71,8 @@ def _check_shared_critic(config: RunConfig, policy: Policy) -> None:
         forward = CompletionLogprobs(policy)
         probe_forward(policy, forward)
         shared_critic(policy, forward)
+        if takes_blocks(causal_lm_of(policy.model)):
+            switch(causal_lm_of(policy.model), on=False)  # what trains now gives it no blocks
 
 
 def load_reference(context: RunContext, policy: Policy) -> CompletionLogprobs | None:

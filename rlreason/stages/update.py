@@ -37,7 +37,7 @@ from rlreason.stages.guards import CRITIC_GRADIENT, GRADIENT, FiniteGuard, worst
 from rlreason.stages.record import sample_records
 from rlreason.stages.result import UpdateResult, merged_results
 
-# Beyond this many tokens a shared row costs more in attention than it saves in prompt tokens.
+# Beyond this many tokens a mask over a shared row costs more than it saves in prompt tokens.
 _SHARED_ROW_TOKENS = 2048
 # Completions of a batch that was left out that are written down, at most, and characters of each.
 _DUMPED_ROWS, _DUMPED_TEXT = 64, 20_000

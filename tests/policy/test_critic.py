@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from rlreason.config.model import LoraConfig, ModelConfig
 from rlreason.errors import UserError
+from rlreason.policy.blocks import switch
 from rlreason.policy.critic import ActorCritic, Critic, critic_from, load_critic, probe_values, shared_critic
 from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.model import Policy
@@ -67,8 +68,16 @@ def plain_values(trunk: Any, head: nn.Linear, sequence: Completion) -> Tensor:
     return torch.stack(found)
 
 
-@torch.no_grad()
 def check(actor_critic: ActorCritic, trunk: Any, *, share: bool) -> None:
+    _check(actor_critic, trunk, share=share)
+    if share:
+        for model in {id(m): m for m in (trunk, actor_critic.actor.trunk)}.values():
+            switch(model, on=True)
+        _check(actor_critic, trunk, share=True)
+
+
+@torch.no_grad()
+def _check(actor_critic: ActorCritic, trunk: Any, *, share: bool) -> None:
     head = actor_critic.critic.head
     for packed in pack(SEQUENCES, share_prompt=share, budget=400, width=400, pad_id=PAD):
         logprobs_CT, entropy_CT, values_CT = actor_critic(packed, 1.0)

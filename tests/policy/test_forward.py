@@ -44,6 +44,7 @@ def test_ordinary_models_take_every_shortcut(name: str) -> None:
 def test_attention_in_blocks_stays_out_of_what_is_saved(tmp_path: Path) -> None:
     model = tiny_model("llama")
     probed(model)
+    assert takes_blocks(model)
     model.save_pretrained(tmp_path)
     assert "blocks" not in (tmp_path / "config.json").read_text()
 
