@@ -111,7 +111,7 @@ def estimate_online(
     shared, rows, width, tokens = micro_batch(config, prompts)
     gradients = 4 * shape.trainable * (2 if critic else 1)
     activations = activation_bytes(shape, tokens, dtype, checkpointing=config.model.gradient_checkpointing)
-    activations += _shared_bytes(config, shape, rows, width, tokens, prompts, dtype) if shared else 0
+    activations += shared_bytes(config, shape, rows, width, tokens, prompts, dtype) if shared else 0
     update = [
         Part("gradients", gradients, "model.lora={}"),
         Part(
@@ -162,7 +162,7 @@ def activation_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype, *, chec
     return kept + (0 if dtype == torch.float32 else 2 * shape.body)
 
 
-def _shared_bytes(
+def shared_bytes(
     config: RunConfig,
     shape: ModelShape,
     rows: int,

@@ -21,7 +21,8 @@ from rlreason.memory import (
     shape_of,
     warning_text,
 )  # fmt: skip
-from rlreason.memory.stages import activation_bytes, micro_batch
+from rlreason.memory.stages import activation_bytes, micro_batch, shared_bytes
+from rlreason.policy.blocks import switch
 from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.packing import Completion, pack
 from rlreason.stages.preflight import memory_warning
@@ -177,7 +178,10 @@ def test_the_largest_micro_batch(budget: int, share: bool, expected: tuple[bool,
 @pytest.mark.parametrize(
     ("name", "grouped"), [("llama", 2), ("llama without grouped heads", 4), ("qwen2", 2)]
 )
-def test_activations_are_what_autograd_keeps(name: str, grouped: int, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("blocks", [False, True])
+def test_activations_are_what_autograd_keeps(
+    name: str, grouped: int, dtype: torch.dtype, blocks: bool
+) -> None:
     """Held against the storages that a forward pass of the real model saves, its own parameters aside.
 
     Wide enough that what is small in a real model (positions, masks, one number a token) is small here.
@@ -186,6 +190,7 @@ def test_activations_are_what_autograd_keeps(name: str, grouped: int, dtype: tor
     model = tiny_model(name, num_key_value_heads=8 if grouped == 4 else 4, **changes)
     policy = tiny_policy(model, dtype=dtype)
     policy.model.train()
+    switch(model, on=blocks)
     completions = [Completion(0, range(3, 23), range(3, 23)) for _ in range(4)]
     (packed,) = pack(completions, share_prompt=True, budget=256, width=256, pad_id=0)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
@@ -200,7 +205,12 @@ def test_activations_are_what_autograd_keeps(name: str, grouped: int, dtype: tor
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         CompletionLogprobs(policy)(packed, 1.0)
     measured = sum(storage.nbytes() for storage in kept.values())
-    expected = activation_bytes(shape_of(model), packed.ids_NW.numel(), dtype, checkpointing=False)
+    rows, width = packed.ids_NW.shape
+    expected = activation_bytes(shape_of(model), rows * width, dtype, checkpointing=False)
+    if blocks:
+        assert packed.blocks is not None
+        made = config(rollout={"max_new_tokens": 20})
+        expected += shared_bytes(made, shape_of(model), rows, width, rows * width, Prompts(20, 40), dtype)
     assert expected == pytest.approx(measured, rel=0.2)
 
 
