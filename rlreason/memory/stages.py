@@ -99,7 +99,6 @@ def estimate_online(
         *_base(device, trainers=earlier, workers=workers),
         Part("weights", 4 * shape.parameters, "model.path (a smaller model)"),
         Part("AdamW moments", 8 * shape.trainable, "model.lora={}"),
-        Part("sampler's copy", _sampler_copy(config, shape, sampled, device), "rollout.precision=bfloat16"),
     ]
     reference = online.kl.reference
     if reference != "adapter_off" and not (reference == "start" and config.model.lora is not None):
@@ -120,7 +119,10 @@ def estimate_online(
             f"{stage}.micro_batch_tokens, or model.gradient_checkpointing=true",
         ),
     ]
-    sampling = [_sampling(config, shape, prompts, sampled, device)]
+    sampling = [
+        Part("sampler's copy", _sampler_copy(config, shape, sampled, device), "rollout.precision=bfloat16"),
+        _sampling(config, shape, prompts, sampled, device),
+    ]
     now = [("updating", update), ("sampling", sampling)]
     if config.model.lora is not None:
         now.append(("saving", [Part("merged weights", 4 * shape.parameters)]))

@@ -75,6 +75,11 @@ class Decoder:
         self._final_norm = self._copy(final_norm)
         self._layers = [self._copy_layer(layer) for layer in spec.layers]
 
+    def release(self) -> None:
+        """Drop the copies. Nothing is computed until `refresh`."""
+        self._layers.clear()
+        del self._embedding, self._head, self._final_norm
+
     def _copy(self, weight: Tensor) -> Tensor:
         return weight.detach().to(self._dtype)
 

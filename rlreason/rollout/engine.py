@@ -41,6 +41,10 @@ class Engine(Protocol):
         """Return for each request its completions, in the order of its seeds."""
         ...
 
+    def release(self) -> None:
+        """Give back what memory its copy of the weights takes. It samples again after `refresh`."""
+        ...
+
     def refresh(self) -> None:
         """Take over the policy's weights after an update."""
         ...

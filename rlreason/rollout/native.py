@@ -65,6 +65,9 @@ class NativeEngine:
         self._eos_ids = frozenset(eos_ids)
         self._max_sequences = max_sequences
 
+    def release(self) -> None:
+        self.decoder.release()
+
     def refresh(self) -> None:
         self.decoder.refresh()
 

@@ -37,6 +37,9 @@ class TransformersEngine:
         self._max_sequences = max_sequences
         self._autocast = autocast
 
+    def release(self) -> None:
+        """Nothing to do: it has no copy."""
+
     def refresh(self) -> None:
         """Nothing to do: it samples from the weights that train."""
 

@@ -76,6 +76,7 @@ def train_online(context: RunContext, method: Method) -> None:
             samples, drawn = sample_and_score(context, setup, step, clock)
             measured = method.advantage(setup, samples)
             clock.lap("advantage")
+            setup.engine.release()  # the update needs the room, and leaves other weights
             result = setup.updater.update(samples, step)
             setup.engine.refresh()
             check_update(context, setup, step, result)

@@ -74,18 +74,26 @@ def test_every_model_has_a_shape(name: str) -> None:
     assert (shape.layers, shape.hidden, shape.heads) == (2, 32, 4)
 
 
-def test_full_fine_tuning_holds_seven_numbers_a_weight_with_reference_and_sampler() -> None:
+def test_full_fine_tuning_holds_five_numbers_a_weight_and_a_sixth_in_the_update_or_to_sample() -> None:
     made = config(rollout={"max_new_tokens": 12, "precision": "float32"})
     found = sizes(estimate_online(made, SHAPE, Prompts(20, 32), CPU))
     assert found["weights"] == found["reference"] == 40_000_000
     assert found["AdamW moments"] == 80_000_000
     assert found["gradients"] == 40_000_000
-    assert found["sampler's copy"] == 40_000_000  # 8 million of the layers, 2 of the head, 4 bytes each
-    bfloat16 = config(rollout={"max_new_tokens": 12, "precision": "bfloat16"})
-    # 2 bytes; the embedding is copied beside the head.
-    assert sizes(estimate_online(bfloat16, SHAPE, Prompts(20, 32), CPU))["sampler's copy"] == 24_000_000
-    general = config(rollout={"engine": "transformers"})
-    assert sizes(estimate_online(general, SHAPE, Prompts(20, 32), CPU))["sampler's copy"] == 0
+    assert "sampler's copy" not in found  # it is given back before the update
+
+    def copy(**rollout: Any) -> int:
+        many = {"max_new_tokens": 1000, "max_sequences": 1000, **rollout}
+        grpo = {"prompts_per_step": 128, "group_size": 8, "micro_batch_tokens": 64, "share_prompt": False}
+        made = config(rollout=many, grpo=grpo, model={"scratch": {"max_positions": 4096}})
+        estimate = estimate_online(made, SHAPE, Prompts(24, 1024), CPU)
+        assert estimate.moment == "sampling"
+        assert "gradients" not in sizes(estimate)
+        return sizes(estimate)["sampler's copy"]
+
+    assert copy(precision="float32") == 40_000_000  # 8 million of the layers, 2 of the head, 4 bytes each
+    assert copy(precision="bfloat16") == 24_000_000  # 2 bytes; the embedding is copied beside the head
+    assert copy(engine="transformers") == 0
 
 
 def test_an_adapter_needs_no_reference_and_few_moments() -> None:

@@ -1,6 +1,7 @@
 """The native engine is held against transformers: the same weights give the same tokens and log-probs."""
 
 import warnings
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -218,6 +219,21 @@ def test_refresh_takes_over_new_weights(name: str, lora: bool) -> None:
     after = engine.generate(requests([(5, 2)]), Sampling(10))
     check_logprobs(model, flat(after))
     assert flat(after) != flat(before)
+
+
+def test_a_released_engine_holds_no_weights_and_samples_as_before_once_it_is_refreshed() -> None:
+    model = tiny_model("llama")
+    engine = native(model, dtype=torch.bfloat16)
+    before = engine.generate(requests([(5, 2)]), Sampling(10))
+    held = [weakref.ref(value) for value in vars(engine.decoder).values() if torch.is_tensor(value)]
+    assert held
+    engine.release()
+    assert not any(reference() is not None for reference in held)
+    assert not engine.decoder._layers
+    with pytest.raises(AttributeError):
+        engine.generate(requests([(5, 2)]), Sampling(10))
+    engine.refresh()
+    assert engine.generate(requests([(5, 2)]), Sampling(10)) == before
 
 
 def test_a_prompt_is_computed_once_however_many_completions_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlreason.config import load
 from rlreason.errors import UserError
+from rlreason.rollout.native import NativeEngine
+from rlreason.stages.update import Updater
 
 Train = Callable[..., Path]
 
@@ -175,6 +177,21 @@ def test_micro_batches_and_prompt_sharing_change_no_result(train: Train) -> None
     step_a = torch.cat([(a[name] - start[name]).flatten() for name in sorted(a)])
     step_b = torch.cat([(b[name] - start[name]).flatten() for name in sorted(a)])
     assert torch.cosine_similarity(step_a, step_b, dim=0) > 0.999
+
+
+def test_the_sampler_gives_its_weights_back_for_the_time_of_the_update(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    for owner, name in ((NativeEngine, "release"), (Updater, "update"), (NativeEngine, "refresh")):
+
+        def tells(*arguments: Any, _own: Any = getattr(owner, name), _name: str = name) -> Any:
+            told.append(_name)
+            return _own(*arguments)
+
+        monkeypatch.setattr(owner, name, tells)
+    train(grpo={"steps": 2})
+    assert told == ["release", "update", "refresh"] * 2
 
 
 def test_ratio_is_one_and_sampler_agrees_on_the_first_pass(train: Train) -> None:
