@@ -183,13 +183,19 @@ def test_the_sampler_gives_its_weights_back_for_the_time_of_the_update(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    for owner, name in ((NativeEngine, "release"), (Updater, "update"), (NativeEngine, "refresh")):
 
-        def tells(*arguments: Any, _own: Any = getattr(owner, name), _name: str = name) -> Any:
-            told.append(_name)
-            return _own(*arguments)
+    def watch(owner: Any, name: str) -> None:
+        own = getattr(owner, name)
+
+        def tells(*arguments: Any) -> Any:
+            told.append(name)
+            return own(*arguments)
 
         monkeypatch.setattr(owner, name, tells)
+
+    watch(NativeEngine, "release")
+    watch(Updater, "update")
+    watch(NativeEngine, "refresh")
     train(grpo={"steps": 2})
     assert told == ["release", "update", "refresh"] * 2
 
