@@ -181,7 +181,8 @@ def test_a_sampler_that_does_not_take_the_weights_over_is_noticed_after_one_step
 ) -> None:
     from rlreason.rollout.native import NativeEngine
 
-    monkeypatch.setattr(NativeEngine, "refresh", lambda self: None)
+    for name in ("release", "refresh"):  # it keeps those that it has
+        monkeypatch.setattr(NativeEngine, name, lambda self: None)
     with pytest.raises(UserError, match="step 1: after the update the sampler has not the weights"):
         train()
 
