@@ -8,7 +8,7 @@ import torch
 from tiny import NATIVE, PAD, plain_logprobs, random_ids, tiny_model, tiny_policy, with_lora
 
 from rlreason.policy.blocks import takes_blocks
-from rlreason.policy.forward import CompletionLogprobs, probe_forward
+from rlreason.policy.forward import CompletionLogprobs, probe_forward, rows_at
 from rlreason.policy.packing import Completion, pack
 
 # Longer than the probe's own sequences and than the sliding windows below.
@@ -157,3 +157,22 @@ def test_eager_attention_gives_the_same_or_is_not_shared(name: str) -> None:
     forward, shareable, _ = probed(model)
     assert not takes_blocks(model)  # it is what was asked for
     check(model, forward, shareable)
+
+
+def test_the_gradient_of_a_row_taken_several_times_has_the_same_bits_every_time() -> None:
+    """Plain indexing adds up with two threads in the order in which they come: 111 of 400 differed."""
+    # The end of a prompt of 55 tokens, and what predicts the others of eight completions of 56.
+    places = torch.cat([torch.tensor([54, *range(55 + 56 * c, 110 + 56 * c)]) for c in range(8)])
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(1, 503, 576, generator=generator, requires_grad=True)
+    weight = torch.randn(len(places), 576, generator=generator)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        (first, *others) = (
+            torch.autograd.grad((rows_at(states, places) * weight).sum(), states)[0] for _ in range(60)
+        )
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(first, other) for other in others)
+    torch.testing.assert_close(first[0, 54], weight[::56].sum(0))
