@@ -120,16 +120,18 @@ def clock_of(settings: dict[str, Any]) -> PartClock:
 
 def ours(settings: dict[str, Any], turns: Turns) -> None:
     clock = clock_of(settings)
-    native, decoder, slots, forward, update = map(
+    native, decoder, slots, blocks, forward, update = map(
         import_module,
         (
             "rlreason.rollout.native",
             "rlreason.rollout.decoder",
             "rlreason.rollout.slots",
+            "rlreason.policy.blocks",
             "rlreason.policy.forward",
             "rlreason.stages.update",
         ),
     )
+    clock.wrap(blocks.AttentionInterface._global_mapping, blocks.NAME, "attention")
     # A recorded step runs as a whole.
     native.pace_of = lambda device: replace(slots.pace_of(device), record=None)
     clock.wrap(native.NativeEngine, "generate", "rest", phase="sample")
