@@ -32,10 +32,10 @@ from harness import (
     Turns,
     by_turns,
     compared,
-    heading,
     key_value,
     parse,
     parser,
+    run_bench,
     run_side,
     table,
 )
@@ -337,16 +337,7 @@ def main() -> None:
     add_trl_options(made)
     options = parse(made)
     check_trl_options(made, options)
-    try:
-        with Bench(options, __file__, new_tokens=options.new_tokens) as bench:
-            print(heading(bench), flush=True)
-            found = race(bench)
-            bench.report(**found)
-            show(bench, found)
-    except SideFailed as error:
-        sys.exit(str(error))
-    if found["failed"]:
-        sys.exit(1)
+    run_bench(options, __file__, race, show)
 
 
 if __name__ == "__main__":

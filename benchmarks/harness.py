@@ -258,6 +258,25 @@ class Bench:
         return whole
 
 
+def run_bench(
+    options: argparse.Namespace,
+    script: str,
+    measure: Callable[[Bench], dict[str, Any]],
+    show: Callable[[Bench, dict[str, Any]], None],
+) -> None:
+    """Measure completions of one length, write and show what was found; exit with 1 where a side failed."""
+    try:
+        with Bench(options, script, new_tokens=options.new_tokens) as bench:
+            print(heading(bench), flush=True)
+            found = measure(bench)
+            bench.report(**found)
+            show(bench, found)
+    except SideFailed as error:
+        sys.exit(str(error))
+    if found["failed"]:
+        sys.exit(1)
+
+
 def by_turns(
     sides: Mapping[str, Callable[[], dict[str, Any]]], rounds: int, *, settle: float = 0.2
 ) -> tuple[dict[str, list[dict[str, Any]]], dict[str, str]]:

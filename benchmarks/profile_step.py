@@ -9,7 +9,6 @@ CUDA each boundary waits for the device and our steps are not recorded as graphs
 than grpo_step.py finds it.
 """
 
-import sys
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,7 +21,7 @@ from typing import Any
 import grpo_step
 from grpo_step import add_trl_options, check_results, check_trl_options, start_trl
 from hardware import sampling_flops, synchronized
-from harness import Bench, SideFailed, Turns, by_turns, heading, parse, parser, run_side, table
+from harness import Bench, Turns, by_turns, parse, parser, run_bench, run_side, table
 
 # Phase and part of each row, in the order of a step.
 ROWS = [
@@ -218,16 +217,7 @@ def main() -> None:
     check_trl_options(made, options)
     if len(options.trl_batch) > 1:
         made.error("--trl-batch: one of them is profiled; grpo_step.py finds the quickest of several")
-    try:
-        with Bench(options, __file__, new_tokens=options.new_tokens) as bench:
-            print(heading(bench), flush=True)
-            found = measure(bench)
-            bench.report(**found)
-            show(bench, found)
-    except SideFailed as error:
-        sys.exit(str(error))
-    if found["failed"]:
-        sys.exit(1)
+    run_bench(options, __file__, measure, show)
 
 
 if __name__ == "__main__":
