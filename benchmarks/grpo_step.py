@@ -41,7 +41,6 @@ from harness import (
 )
 
 _FOR_EVER = 1_000_000  # steps; the parent ends the process
-_CPU_MICRO_BATCH = 1024  # tokens: as configs/quickstart.yaml; small passes suit a processor
 
 
 # ---------------------------------------------------------------------- ours
@@ -54,9 +53,8 @@ def config_of(settings: dict[str, Any]) -> dict[str, Any]:
         "steps": _FOR_EVER,
         "prompts_per_step": settings["prompts"],
         "group_size": settings["group_size"],
+        "kl": {"reference": "none"},  # as on TRL's side
     }
-    if settings["device"] == "cpu":
-        grpo["micro_batch_tokens"] = _CPU_MICRO_BATCH
     return {
         "name": "step",
         "output_dir": str(Path(settings["own_folder"]) / "runs"),

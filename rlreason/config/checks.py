@@ -69,6 +69,12 @@ def _start_of_model(config: "RunConfig") -> Iterator[Mistake]:
                 "(model.lora={} takes its defaults) or use start",
                 (f"{stage}.kl.reference", "model.lora"),
             )
+        if section.kl.reference == "none" and section.kl.coef > 0:
+            yield Mistake(
+                f"{stage}.kl.reference: none leaves nothing to hold the policy to, but {stage}.kl.coef is "
+                f"{section.kl.coef:g}; set that to 0 or use start",
+                (f"{stage}.kl.reference", f"{stage}.kl.coef"),
+            )
 
 
 def _shape_of_scratch(config: "RunConfig") -> Iterator[Mistake]:

@@ -9,7 +9,10 @@ from rlreason.config.training import OptimConfig
 
 
 class KlConfig(Section):
-    """Penalty for moving away from a reference model. A cheap estimate is recorded even where coef is 0."""
+    """Penalty for moving away from a reference model.
+
+    A cheap estimate is recorded even where coef is 0, unless reference is none.
+    """
 
     coef: float = Field(default=0.0, ge=0, description="weight of the penalty; 0 = none")
     estimator: Literal["k1", "k2", "k3"] = Field(
@@ -25,7 +28,7 @@ class KlConfig(Section):
     reference: str = Field(
         default="start",
         min_length=1,
-        description="start (the model before the stage), adapter_off, or the path or name of a model",
+        description="start (the model before the stage), adapter_off, the path or name of a model, or none",
     )
 
 
@@ -38,10 +41,11 @@ class OnlineConfig(Section):
     minibatches: int = Field(
         default=1, ge=1, description="optimizer steps in a pass; divides prompts_per_step"
     )
-    micro_batch_tokens: int = Field(
-        default=8192,
+    micro_batch_tokens: int | None = Field(
+        default=None,
         ge=1,
-        description="tokens in one forward and backward pass; bounds memory, changes no result",
+        description="tokens in one forward and backward pass; bounds memory, changes no result; "
+        "null = as suits the device",
     )
     clip_low: float = Field(
         default=0.2, gt=0, le=1, description="the ratio is clipped below 1 - clip_low; cispo does not"
@@ -128,7 +132,7 @@ class PpoKlConfig(Section):
     reference: str = Field(
         default="start",
         min_length=1,
-        description="start (the model before the stage), adapter_off, or the path or name of a model",
+        description="start (the model before the stage), adapter_off, the path or name of a model, or none",
     )
 
     @property

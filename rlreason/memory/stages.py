@@ -16,7 +16,7 @@ from rlreason.config.checks import LEARNED
 from rlreason.errors import UserError
 from rlreason.memory.shape import ModelShape, scalar_parameters
 from rlreason.policy.blocks import pays
-from rlreason.policy.packing import Completion, plan_rows
+from rlreason.policy.packing import Completion, PassSize, plan_rows
 from rlreason.policy.precision import resolve_precision
 from rlreason.rollout.kernels import room
 from rlreason.rollout.slots import pace_of
@@ -28,7 +28,6 @@ _WORKER = 150 * 2**20
 # The allocator keeps some of what was freed, in pieces that do not fit what comes next: measured as well.
 _SLACK = 0.08
 _CHUNK = 512  # tokens whose logits are computed at a time: `token_logprobs`
-_SHARED_ROW = 2048  # tokens of a row with several completions, at most: `rlreason.stages.update`
 
 
 @dataclass(frozen=True)
@@ -101,13 +100,15 @@ def estimate_online(
         Part("AdamW moments", 8 * shape.trainable, "model.lora={}"),
     ]
     reference = online.kl.reference
-    if reference != "adapter_off" and not (reference == "start" and config.model.lora is not None):
-        held.append(Part("reference", 4 * shape.parameters, "model.lora={}, which needs none"))
+    of_its_own = reference != "start" or config.model.lora is None
+    if reference not in ("none", "adapter_off") and of_its_own:
+        less = "model.lora={}, which needs none" if online.kl.coef else f"{stage}.kl.reference=none"
+        held.append(Part("reference", 4 * shape.parameters, less))
     held += _reward_model(config, shape, device, stage)
     critic = config.ppo.critic.kind == "separate" if stage == "ppo" else False
     if critic:
         held.append(Part("critic", 4 * shape.parameters + 8 * shape.trainable, f"{stage}.critic.kind=shared"))
-    shared, rows, width, tokens = micro_batch(config, prompts)
+    shared, rows, width, tokens = micro_batch(config, prompts, device)
     gradients = 4 * shape.trainable * (2 if critic else 1)
     activations = activation_bytes(shape, tokens, dtype, checkpointing=config.model.gradient_checkpointing)
     activations += shared_bytes(config, shape, rows, width, tokens, prompts, dtype) if shared else 0
@@ -129,21 +130,21 @@ def estimate_online(
     return _largest(stage, held, now)
 
 
-def micro_batch(config: RunConfig, prompts: Prompts) -> tuple[bool, int, int, int]:
+def micro_batch(config: RunConfig, prompts: Prompts, device: torch.device) -> tuple[bool, int, int, int]:
     """The largest forward and backward pass: whether rows are shared, rows, row width, tokens in all.
 
     As `policy.packing` cuts it, where all completions reach the limit; shorter ones fill the budget as well.
     """
     online, limit = config.online, config.rollout.max_new_tokens
-    budget, group = online.micro_batch_tokens, online.group_size
-    completions = [Completion(0, range(prompts.longest), range(limit))] * group
-    plan = plan_rows(completions, share_prompt=online.share_prompt, width=min(_SHARED_ROW, budget))
+    size = PassSize.suited(online.micro_batch_tokens, device)
+    completions = [Completion(0, range(prompts.longest), range(limit))] * online.group_size
+    plan = plan_rows(completions, share_prompt=online.share_prompt, width=size.row)
     shared = any(len(row) > 1 for row in plan)
     width = max(prompts.longest + limit * len(row) for row in plan)
     in_step = len(plan) * online.prompts_per_step // online.minibatches
     # Rows of other lengths come closer to the budget than those of one.
-    rows = max(1, min(in_step, -(-budget // width)))
-    return shared, rows, width, max(width, min(budget, in_step * width))
+    rows = max(1, min(in_step, -(-size.tokens // width)))
+    return shared, rows, width, max(width, min(size.tokens, in_step * width))
 
 
 def activation_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype, *, checkpointing: bool) -> int:

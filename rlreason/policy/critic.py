@@ -15,7 +15,7 @@ from rlreason.errors import UserError
 from rlreason.policy.adapter import causal_lm_of, with_adapter
 from rlreason.policy.forward import CompletionLogprobs, allows, inputs_of, is_windowed, rows_at, try_blocks
 from rlreason.policy.model import Policy, switch_dropout_off
-from rlreason.policy.packing import Completion, Packed, pack
+from rlreason.policy.packing import Completion, Packed, PassSize, pack
 from rlreason.policy.scalar import check_same_tokens, load_scalar_model
 
 # In float32, values of packed rows agree with those of single ones to this, or prompts are not shared.
@@ -148,7 +148,7 @@ def probe_values(actor_critic: ActorCritic, policy: Policy) -> bool:
     autocast, actor_critic._autocast = actor_critic._autocast, partial(policy.autocast, torch.float32)
 
     def values(share: bool) -> Tensor:
-        (packed,) = pack(sequences, share_prompt=share, budget=4096, width=4096, pad_id=policy.pad_id)
+        (packed,) = pack(sequences, share_prompt=share, size=PassSize(4096, 4096), pad_id=policy.pad_id)
         values_CT = actor_critic.values(packed.to(policy.device))
         return values_CT[torch.tensor(packed.order).argsort()]
 

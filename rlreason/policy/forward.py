@@ -14,7 +14,7 @@ from rlreason.algorithms import token_logprobs
 from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.blocks import switch, takes_blocks
 from rlreason.policy.model import Policy
-from rlreason.policy.packing import Completion, Packed, pack
+from rlreason.policy.packing import Completion, Packed, PassSize, pack
 
 # In float32, the packed and chunked log-probs agree with a plain forward pass to this, or are not used.
 _PROBE_TOLERANCE = 1e-3
@@ -113,7 +113,7 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
     plain = torch.stack([_plain_logprobs(policy, prompt, completion) for completion in completions])
 
     def right(share: bool) -> bool:
-        (packed,) = pack(sequences, share_prompt=share, budget=4096, width=4096, pad_id=policy.pad_id)
+        (packed,) = pack(sequences, share_prompt=share, size=PassSize(4096, 4096), pad_id=policy.pad_id)
         logprobs_CT, _ = forward(packed.to(policy.device), 1.0)
         return float((logprobs_CT - plain[list(packed.order)]).abs().max()) < _PROBE_TOLERANCE
 

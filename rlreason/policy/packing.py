@@ -9,6 +9,7 @@ Shapes: N rows, W row width, C completions, T completion tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,6 +64,28 @@ class Completion:
     completion_ids: Sequence[int]
 
 
+class PassSize(NamedTuple):
+    """How much a forward and backward pass takes: padded tokens in all, and in a row that a group shares."""
+
+    tokens: int
+    row: int
+
+    @classmethod
+    def suited(cls, asked: int | None, device: torch.device) -> "PassSize":
+        """What is asked for, in both; without that, what suits the device.
+
+        A processor works as fast on 500 tokens as on more, and holds the activations of fewer; but to cut a
+        group in two computes its prompt twice, so a row may be twice as long. On a GPU small passes leave it
+        idle; there, beyond 2,048 tokens, a mask over a row costs more than sharing saves.
+        """
+        if asked is not None:
+            return cls(asked, min(asked, _SHARED_ROW))
+        return cls(512, 1024) if device.type == "cpu" else cls(8192, _SHARED_ROW)
+
+
+_SHARED_ROW = 2048
+
+
 def plan_rows(sequences: Sequence[Completion], *, share_prompt: bool, width: int) -> list[list[int]]:
     """Group completion indices into rows of at most `width` tokens (a single completion may exceed it)."""
     rows: list[list[int]] = []
@@ -79,17 +102,20 @@ def plan_rows(sequences: Sequence[Completion], *, share_prompt: bool, width: int
 
 
 def pack(
-    sequences: Sequence[Completion], *, share_prompt: bool, budget: int, width: int, pad_id: int
+    sequences: Sequence[Completion], *, share_prompt: bool, size: PassSize, pad_id: int
 ) -> list[Packed]:
-    """Cut `sequences` into micro-batches of at most `budget` padded tokens, rows of like length together."""
-    rows = plan_rows(sequences, share_prompt=share_prompt, width=min(width, budget))
+    """Cut `sequences` into micro-batches of at most `size.tokens`, rows of like length together.
+
+    A row that is longer makes a micro-batch of its own.
+    """
+    rows = plan_rows(sequences, share_prompt=share_prompt, width=size.row)
     lengths = [
         len(sequences[row[0]].prompt_ids) + sum(len(sequences[i].completion_ids) for i in row) for row in rows
     ]
     batches: list[list[int]] = []
     for number in sorted(range(len(rows)), key=lambda n: (-lengths[n], n)):
         # Longest first: the first row of a batch is its width.
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
+        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= size.tokens:
             batches[-1].append(number)
         else:
             batches.append([number])

@@ -76,13 +76,13 @@ def _check_shared_critic(config: RunConfig, policy: Policy) -> None:
 
 
 def load_reference(context: RunContext, policy: Policy) -> CompletionLogprobs | None:
-    """The frozen reference of `kl.reference`; None for `adapter_off`, which is the policy itself.
+    """The frozen reference of `kl.reference`; None for `none`, and for `adapter_off`: the policy itself.
 
     With an adapter, `start` is that too: the adapter starts as the identity. Otherwise `start` is a copy of
     the model that the stage began with, also in a resumed run.
     """
     kind = context.config.online.kl.reference
-    if kind == "adapter_off" or (kind == "start" and policy.has_adapter):
+    if kind in ("none", "adapter_off") or (kind == "start" and policy.has_adapter):
         return None
     path = context.start if kind == "start" else kind
     plain = context.config.model.model_copy(update={"lora": None, "gradient_checkpointing": False})

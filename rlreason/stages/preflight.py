@@ -27,7 +27,7 @@ def check_sources(config: RunConfig, held_out: Sequence[Example], *, reward_mode
     if not {"grpo", "ppo"} & set(config.stages):
         return
     reference, start = config.online.kl.reference, config.ppo.critic.start
-    if reference not in ("start", "adapter_off"):
+    if reference not in ("start", "adapter_off", "none"):
         model_config(config.model, reference, f"{config.online_stage}.kl.reference")
     if "ppo" in config.stages and start != "auto":
         check_outputs(model_config(config.model, start, FIELD), start, FIELD)

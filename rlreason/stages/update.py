@@ -30,15 +30,13 @@ from rlreason.policy.critic import ActorCritic
 from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.model import Policy
 from rlreason.policy.optimizer import build_optimizer, learning_rate
-from rlreason.policy.packing import Completion, Packed, pack
+from rlreason.policy.packing import Completion, Packed, PassSize, pack
 from rlreason.seeds import derive_seed
 from rlreason.stages.collect import Sample
 from rlreason.stages.guards import CRITIC_GRADIENT, GRADIENT, FiniteGuard, worst
 from rlreason.stages.record import sample_records
 from rlreason.stages.result import UpdateResult, merged_results
 
-# Beyond this many tokens a mask over a shared row costs more than it saves in prompt tokens.
-_SHARED_ROW_TOKENS = 2048
 # Completions of a batch that was left out that are written down, at most, and characters of each.
 _DUMPED_ROWS, _DUMPED_TEXT = 64, 20_000
 # Completions, half of each of two groups or so, on which KL is estimated when it has no weight: enough for a
@@ -313,8 +311,7 @@ class Updater:
         return pack(
             [Completion(s.group, s.prompt.ids, s.rollout.completion_ids) for s in samples],
             share_prompt=self._share,
-            budget=self._settings.micro_batch_tokens,
-            width=_SHARED_ROW_TOKENS,
+            size=PassSize.suited(self._settings.micro_batch_tokens, self._policy.device),
             pad_id=self._policy.pad_id,
         )
 
@@ -348,10 +345,12 @@ class Updater:
     def _kl(self, samples: Sequence[Sample], result: UpdateResult) -> float | None:
         """KL(policy || reference) in nats a token: the loss's own estimate, else one on a few completions.
 
-        The policy is the one that sampled them: its log-probs are at hand from the first pass.
+        None where there is no reference. The policy is the one that sampled them: its log-probs are at hand from the first pass.
         """
         if "kl_sum" in result.metrics:
             return float(result.metrics["kl_sum"] / result.metrics["tokens"])
+        if self._settings.kl.reference == "none":
+            return None
         known = [sample for sample in samples if id(sample) in result.logprobs]
         probes = _spread(known or list(samples), _KL_PROBES)
         now = result.logprobs if known else self.logprobs(probes)

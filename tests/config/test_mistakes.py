@@ -116,6 +116,10 @@ DISAGREEMENTS = [
         "rewards.reasoning_gym: is the verifier of a generated question",
     ),
     (["grpo.kl.reference=adapter_off"], "grpo.kl.reference: adapter_off needs an adapter"),
+    (
+        ["grpo.kl.reference=none", "grpo.kl.coef=0.1"],
+        "grpo.kl.reference: none leaves nothing to hold the policy to, but grpo.kl.coef is 0.1",
+    ),
     (["model.path=hub/name", "model.scratch={}"], "model.path: 'hub/name' cannot be used with model.scratch"),
     (["model.lora={}", "model.scratch={}"], "model.lora: an adapter on a model that knows nothing"),
     (["model.revision=main"], "model.revision: 'main' belongs to a hub model"),

@@ -24,7 +24,7 @@ from rlreason.memory import (
 from rlreason.memory.stages import activation_bytes, micro_batch, shared_bytes
 from rlreason.policy.blocks import switch
 from rlreason.policy.forward import CompletionLogprobs
-from rlreason.policy.packing import Completion, pack
+from rlreason.policy.packing import Completion, PassSize, pack
 from rlreason.stages.preflight import memory_warning
 
 CPU = torch.device("cpu")
@@ -109,6 +109,14 @@ def test_an_adapter_needs_no_reference_and_few_moments() -> None:
     assert sizes(estimate_online(other, shape, Prompts(20, 32), CPU))["reference"] == 40_000_000
 
 
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_without_a_reference_there_is_none(stage: str) -> None:
+    shown = estimate_online(config(stage=stage, **{stage: {"kl": {"coef": 0}}}), SHAPE, Prompts(20, 32), CPU)
+    assert [part.setting for part in shown.parts if part.name == "reference"] == [f"{stage}.kl.reference=none"]
+    none = config(stage=stage, **{stage: {"kl": {"coef": 0, "reference": "none"}}})
+    assert "reference" not in sizes(estimate_online(none, SHAPE, Prompts(20, 32), CPU))
+
+
 def test_a_critic_of_its_own_is_a_model_and_its_moments_more() -> None:
     separate = sizes(estimate_online(config(stage="ppo"), SHAPE, Prompts(20, 32), CPU))
     assert separate["critic"] == 40_000_000 + 80_000_000
@@ -175,11 +183,26 @@ def test_many_long_sequences_make_sampling_the_moment_that_counts() -> None:
         (100, False, (False, 4, 32, 100)),
         # A row that does not fit stands alone.
         (16, False, (False, 1, 32, 32)),
+        # On a processor a pass takes 512 tokens: seven rows of 68, of which there are 4.
+        (None, True, (True, 4, 68, 272)),
     ],
 )
-def test_the_largest_micro_batch(budget: int, share: bool, expected: tuple[bool, int, int, int]) -> None:
+def test_the_largest_micro_batch(budget: int | None, share: bool, expected: tuple[bool, int, int, int]) -> None:
     made = config(grpo={"micro_batch_tokens": budget, "share_prompt": share})
-    assert micro_batch(made, Prompts(20, 32)) == expected
+    assert micro_batch(made, Prompts(20, 32), torch.device("cpu")) == expected
+
+
+def test_the_largest_micro_batch_of_a_wide_group() -> None:
+    """8 x 100 + 20 tokens are one row of 820, alone on a processor; ten such fill the 8,192 of a GPU."""
+    made = config(
+        grpo={"prompts_per_step": 16, "group_size": 8},
+        rollout={"max_new_tokens": 100},
+        model={"scratch": {"max_positions": 512}},
+    )
+    prompts = Prompts(20, 120)
+    assert micro_batch(made, prompts, torch.device("cpu")) == (True, 1, 820, 820)
+    assert micro_batch(made, prompts, torch.device("cuda")) == (True, 10, 820, 8192)
+
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -200,7 +223,7 @@ def test_activations_are_what_autograd_keeps(
     policy.model.train()
     switch(model, on=blocks)
     completions = [Completion(0, range(3, 23), range(3, 23)) for _ in range(4)]
-    (packed,) = pack(completions, share_prompt=True, budget=256, width=256, pad_id=0)
+    (packed,) = pack(completions, share_prompt=True, size=PassSize(256, 256), pad_id=0)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 

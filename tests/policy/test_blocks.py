@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rlreason.policy import packing
 from rlreason.policy.blocks import block_attention, pays
-from rlreason.policy.packing import Completion, Packed, pack
+from rlreason.policy.packing import Completion, Packed, PassSize, pack
 
 SCALE = 0.3
 
@@ -22,7 +22,7 @@ def rows_of(shape: list[tuple[int, list[int]]], budget: int = 10_000) -> list[Pa
         for group, (prompt, lengths) in enumerate(shape)
         for length in lengths
     ]
-    return pack(sequences, share_prompt=True, budget=budget, width=budget, pad_id=0)
+    return pack(sequences, share_prompt=True, size=PassSize(budget, budget), pad_id=0)
 
 
 def tensors(packed: Packed, *, heads: int, kv_heads: int, value_size: int = 5) -> list[Tensor]:

@@ -15,7 +15,7 @@ from rlreason.policy.blocks import switch
 from rlreason.policy.critic import ActorCritic, Critic, critic_from, load_critic, probe_values, shared_critic
 from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.model import Policy
-from rlreason.policy.packing import Completion, pack
+from rlreason.policy.packing import Completion, PassSize, pack
 
 PROMPTS = [random_ids(5, seed=1), random_ids(9, seed=2)]
 SEQUENCES = [
@@ -79,7 +79,7 @@ def check(actor_critic: ActorCritic, trunk: Any, *, share: bool) -> None:
 @torch.no_grad()
 def _check(actor_critic: ActorCritic, trunk: Any, *, share: bool) -> None:
     head = actor_critic.critic.head
-    for packed in pack(SEQUENCES, share_prompt=share, budget=400, width=400, pad_id=PAD):
+    for packed in pack(SEQUENCES, share_prompt=share, size=PassSize(400, 400), pad_id=PAD):
         logprobs_CT, entropy_CT, values_CT = actor_critic(packed, 1.0)
         torch.testing.assert_close(values_CT, actor_critic.values(packed))
         expected_CT, _ = actor_critic.actor(packed, 1.0)
@@ -115,7 +115,7 @@ def test_values_of_a_model_made_in_this_run() -> None:
 
 def test_first_values_are_zero(saved: Path) -> None:
     policy = llama_policy()
-    (packed,) = pack(SEQUENCES, share_prompt=True, budget=400, width=400, pad_id=PAD)
+    (packed,) = pack(SEQUENCES, share_prompt=True, size=PassSize(400, 400), pad_id=PAD)
     assert not joined(load_critic(ModelConfig(), saved, policy), policy).values(packed).any()
 
 
@@ -128,7 +128,7 @@ def test_a_reward_model_brings_its_head(reward_model: Path) -> None:
         expected = whole(ids).logits[0, 0]  # of the last token
         # The value before a further token is that of all that stands before it: the score of the whole text.
         longer = Completion(0, PROMPTS[0], [*SEQUENCES[0].completion_ids, 7])
-        (packed,) = pack([longer], share_prompt=False, budget=400, width=400, pad_id=PAD)
+        (packed,) = pack([longer], share_prompt=False, size=PassSize(400, 400), pad_id=PAD)
         values_CT = joined(critic, policy).values(packed)
     torch.testing.assert_close(values_CT[0, -1], expected, rtol=1e-4, atol=1e-4)
 
@@ -139,7 +139,7 @@ def test_a_reward_models_head_starts_on_the_scale_of_its_reward(
 ) -> None:
     """Half of (output - 3) / 4, which is what `learned` pays at weight 0.5; nothing is blown up."""
     policy = llama_policy()
-    (packed,) = pack(SEQUENCES[2:], share_prompt=False, budget=400, width=400, pad_id=PAD)
+    (packed,) = pack(SEQUENCES[2:], share_prompt=False, size=PassSize(400, 400), pad_id=PAD)
     raw = joined(load_critic(ModelConfig(), reward_model, policy), policy).values(packed)
     config = AutoConfig.from_pretrained(reward_model)
     config.reward_mean, config.reward_std = 3.0, deviation

@@ -9,7 +9,7 @@ from tiny import NATIVE, PAD, plain_logprobs, random_ids, tiny_model, tiny_polic
 
 from rlreason.policy.blocks import takes_blocks
 from rlreason.policy.forward import CompletionLogprobs, probe_forward, rows_at
-from rlreason.policy.packing import Completion, pack
+from rlreason.policy.packing import Completion, PassSize, pack
 
 # Longer than the probe's own sequences and than the sliding windows below.
 LONG = [Completion(0, random_ids(30, seed=1), random_ids(20, seed=2 + n)) for n in range(2)]
@@ -24,7 +24,7 @@ def probed(model: Any, dtype: torch.dtype = torch.float32) -> tuple[CompletionLo
 
 def check(model: Any, forward: CompletionLogprobs, share: bool) -> None:
     """With what the probe allows, log-probs are those of a plain forward pass."""
-    for batch in pack(LONG, share_prompt=share, budget=400, width=400, pad_id=PAD):
+    for batch in pack(LONG, share_prompt=share, size=PassSize(400, 400), pad_id=PAD):
         with torch.no_grad():
             logprobs, _ = forward(batch, 1.0)
             for row, index in zip(logprobs, batch.order, strict=True):
@@ -70,7 +70,7 @@ def test_an_adapter_takes_every_shortcut() -> None:
 def test_the_probe_compares_in_float32_and_leaves_the_precision_as_it_was() -> None:
     forward, shareable, notes = probed(tiny_model("llama"), dtype=torch.bfloat16)
     assert (forward.chunked, shareable, notes) == (True, True, [])
-    (batch,) = pack(LONG, share_prompt=True, budget=400, width=400, pad_id=PAD)
+    (batch,) = pack(LONG, share_prompt=True, size=PassSize(400, 400), pad_id=PAD)
     seen: list[torch.dtype] = []
     layer = forward.model.model.layers[0].mlp
     layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))

@@ -13,7 +13,7 @@ from rlreason.policy import packing
 from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.blocks import switch
 from rlreason.policy.forward import CompletionLogprobs
-from rlreason.policy.packing import Completion, pack, plan_rows
+from rlreason.policy.packing import Completion, PassSize, pack, plan_rows
 
 
 def completions(shape: list[tuple[int, list[int]]]) -> list[Completion]:
@@ -71,7 +71,7 @@ def packed(
     rows: list[Tensor | None] = [None] * len(sequences)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(packing, "pays", lambda *lengths: True)  # also for few and uneven tokens
-        batches = pack(sequences, share_prompt=share, budget=budget, width=64, pad_id=PAD)
+        batches = pack(sequences, share_prompt=share, size=PassSize(budget, min(budget, 64)), pad_id=PAD)
     for batch in batches:
         logprobs, _ = forward(batch, temperature)
         assert bool((logprobs[batch.mask_CT == 0] == 0).all())
@@ -149,7 +149,7 @@ def test_gradient_checkpointing_gives_the_same(layout: str) -> None:
 
 def test_entropy_equals_that_of_the_plain_distribution() -> None:
     model = tiny_model("llama")
-    (batch,) = pack(GROUPS, share_prompt=True, budget=500, width=64, pad_id=PAD)
+    (batch,) = pack(GROUPS, share_prompt=True, size=PassSize(500, 64), pad_id=PAD)
     _, entropy = CompletionLogprobs(tiny_policy(model))(batch, 0.8)
     assert not entropy.requires_grad
     for row, index in zip(entropy, batch.order, strict=True):
@@ -177,7 +177,7 @@ switch(MODELS["blocks"], on=True)
 )
 def test_any_groups_and_any_budget(shape: list[tuple[int, list[int]]], budget: int, layout: str) -> None:
     sequences, model = completions(shape), MODELS["blocks" if layout == "blocks" else "mask"]
-    batches = pack(sequences, share_prompt=layout != "alone", budget=budget, width=40, pad_id=PAD)
+    batches = pack(sequences, share_prompt=layout != "alone", size=PassSize(budget, min(budget, 40)), pad_id=PAD)
     assert sorted(index for batch in batches for index in batch.order) == list(range(len(sequences)))
     forward = CompletionLogprobs(tiny_policy(model))
     for batch in batches:
@@ -194,6 +194,27 @@ def test_any_groups_and_any_budget(shape: list[tuple[int, list[int]]], budget: i
 # --- the layout, by hand -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("asked", "device", "expected"),
+    [
+        (None, "cpu", (512, 1024)),
+        (None, "cuda", (8192, 2048)),
+        (300, "cpu", (300, 300)),
+        (300, "cuda", (300, 300)),
+        (4096, "cpu", (4096, 2048)),
+    ],
+)
+def test_the_size_of_a_pass(asked: int | None, device: str, expected: tuple[int, int]) -> None:
+    assert PassSize.suited(asked, torch.device(device)) == expected
+
+
+def test_a_shared_row_may_be_longer_than_a_pass_is_else() -> None:
+    # Groups of 6 + 15 = 21, 11 + 7 = 18 and 3 + 6 = 9 tokens: each is whole, and alone in its pass.
+    batches = pack(GROUPS, share_prompt=True, size=PassSize(10, 40), pad_id=PAD)
+    assert [tuple(batch.ids_NW.shape) for batch in batches] == [(1, 21), (1, 18), (1, 9)]
+    assert [batch.order for batch in batches] == [(0, 1, 2, 3), (4, 5), (6,)]
+
+
 def test_rows_hold_a_prompt_once_and_what_fits_beside_it() -> None:
     # Group 0: prompt 6, completions 4, 1, 7, 3. Width 12: 6+4+1 = 11, +7 > 12, so 6+7 = 13 alone (it may
     # exceed), then +3 > 12: 6+3. Group 1: 11+2 > 12 and 11+5. Group 2: 3+6.
@@ -205,7 +226,7 @@ def test_rows_hold_a_prompt_once_and_what_fits_beside_it() -> None:
 
 def test_a_shared_row_by_hand() -> None:
     sequences = [Completion(0, [5, 6], [7, 8]), Completion(0, [5, 6], [9]), Completion(1, [4], [3])]
-    (batch,) = pack(sequences, share_prompt=True, budget=100, width=100, pad_id=PAD)
+    (batch,) = pack(sequences, share_prompt=True, size=PassSize(100, 100), pad_id=PAD)
     assert batch.order == (0, 1, 2)
     assert batch.ids_NW.tolist() == [[5, 6, 7, 8, 9], [4, 3, PAD, PAD, PAD]]
     assert batch.positions_NW.tolist() == [[0, 1, 2, 3, 2], [0, 1, 0, 0, 0]]
@@ -250,6 +271,6 @@ def test_a_shared_row_by_hand() -> None:
 
 
 def test_rows_that_share_nothing_need_neither_mask_nor_blocks() -> None:
-    (batch,) = pack(GROUPS, share_prompt=False, budget=1000, width=64, pad_id=PAD)
+    (batch,) = pack(GROUPS, share_prompt=False, size=PassSize(1000, 64), pad_id=PAD)
     assert batch.attention_N1WW is None
     assert batch.blocks is None

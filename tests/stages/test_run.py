@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from rlreason.config import load
 from rlreason.errors import UserError
 from rlreason.rollout.native import NativeEngine
+from rlreason.stages import policies
 from rlreason.stages.update import Updater
 
 Train = Callable[..., Path]
@@ -177,6 +178,30 @@ def test_micro_batches_and_prompt_sharing_change_no_result(train: Train) -> None
     step_a = torch.cat([(a[name] - start[name]).flatten() for name in sorted(a)])
     step_b = torch.cat([(b[name] - start[name]).flatten() for name in sorted(a)])
     assert torch.cosine_similarity(step_a, step_b, dim=0) > 0.999
+
+
+@pytest.mark.parametrize("stage", ["grpo", "ppo"])
+def test_without_a_reference_only_its_divergence_is_missing(
+    train: Train, stage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other(line: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in line.items() if name != "kl"}
+
+    loaded: list[str] = []
+    load = policies.load_policy
+    monkeypatch.setattr(policies, "load_policy", lambda *a, **b: loaded.append(stage) or load(*a, **b))
+    one = train(name="one", stage=["sft", stage], **{stage: {"kl": {"coef": 0}}})
+    with_reference = len(loaded)
+    two = train(name="two", stage=["sft", stage], **{stage: {"kl": {"coef": 0, "reference": "none"}}})
+    measured, bare = (
+        [line for line in without_clocks(run / "metrics.jsonl") if line["stage"] == stage]
+        for run in (one, two)
+    )
+    assert len(loaded) - with_reference == with_reference - 1
+    assert all(line["kl"] is not None for line in measured)
+    assert [line["kl"] for line in bare] == [None] * len(bare)
+    assert [other(line) for line in bare] == [other(line) for line in measured]
+    assert same_weights(one, two)
 
 
 def test_the_sampler_gives_its_weights_back_for_the_time_of_the_update(
