@@ -101,9 +101,7 @@ def plan_rows(sequences: Sequence[Completion], *, share_prompt: bool, width: int
     return rows
 
 
-def pack(
-    sequences: Sequence[Completion], *, share_prompt: bool, size: PassSize, pad_id: int
-) -> list[Packed]:
+def pack(sequences: Sequence[Completion], *, share_prompt: bool, size: PassSize, pad_id: int) -> list[Packed]:
     """Cut `sequences` into micro-batches of at most `size.tokens`, rows of like length together.
 
     A row that is longer makes a micro-batch of its own.

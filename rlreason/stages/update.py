@@ -345,7 +345,8 @@ class Updater:
     def _kl(self, samples: Sequence[Sample], result: UpdateResult) -> float | None:
         """KL(policy || reference) in nats a token: the loss's own estimate, else one on a few completions.
 
-        None where there is no reference. The policy is the one that sampled them: its log-probs are at hand from the first pass.
+        None where there is no reference. The policy is the one that sampled them: its log-probs are at hand
+        from the first pass.
         """
         if "kl_sum" in result.metrics:
             return float(result.metrics["kl_sum"] / result.metrics["tokens"])

@@ -112,7 +112,9 @@ def test_an_adapter_needs_no_reference_and_few_moments() -> None:
 @pytest.mark.parametrize("stage", ["grpo", "ppo"])
 def test_without_a_reference_there_is_none(stage: str) -> None:
     shown = estimate_online(config(stage=stage, **{stage: {"kl": {"coef": 0}}}), SHAPE, Prompts(20, 32), CPU)
-    assert [part.setting for part in shown.parts if part.name == "reference"] == [f"{stage}.kl.reference=none"]
+    assert [part.setting for part in shown.parts if part.name == "reference"] == [
+        f"{stage}.kl.reference=none"
+    ]
     none = config(stage=stage, **{stage: {"kl": {"coef": 0, "reference": "none"}}})
     assert "reference" not in sizes(estimate_online(none, SHAPE, Prompts(20, 32), CPU))
 
@@ -187,7 +189,9 @@ def test_many_long_sequences_make_sampling_the_moment_that_counts() -> None:
         (None, True, (True, 4, 68, 272)),
     ],
 )
-def test_the_largest_micro_batch(budget: int | None, share: bool, expected: tuple[bool, int, int, int]) -> None:
+def test_the_largest_micro_batch(
+    budget: int | None, share: bool, expected: tuple[bool, int, int, int]
+) -> None:
     made = config(grpo={"micro_batch_tokens": budget, "share_prompt": share})
     assert micro_batch(made, Prompts(20, 32), torch.device("cpu")) == expected
 
@@ -202,7 +206,6 @@ def test_the_largest_micro_batch_of_a_wide_group() -> None:
     prompts = Prompts(20, 120)
     assert micro_batch(made, prompts, torch.device("cpu")) == (True, 1, 820, 820)
     assert micro_batch(made, prompts, torch.device("cuda")) == (True, 10, 820, 8192)
-
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -177,7 +177,9 @@ switch(MODELS["blocks"], on=True)
 )
 def test_any_groups_and_any_budget(shape: list[tuple[int, list[int]]], budget: int, layout: str) -> None:
     sequences, model = completions(shape), MODELS["blocks" if layout == "blocks" else "mask"]
-    batches = pack(sequences, share_prompt=layout != "alone", size=PassSize(budget, min(budget, 40)), pad_id=PAD)
+    batches = pack(
+        sequences, share_prompt=layout != "alone", size=PassSize(budget, min(budget, 40)), pad_id=PAD
+    )
     assert sorted(index for batch in batches for index in batch.order) == list(range(len(sequences)))
     forward = CompletionLogprobs(tiny_policy(model))
     for batch in batches:
