@@ -102,7 +102,11 @@ def estimate_online(
     reference = online.kl.reference
     of_its_own = reference != "start" or config.model.lora is None
     if reference not in ("none", "adapter_off") and of_its_own:
-        less = "model.lora={}, which needs none" if online.kl.coef else f"{stage}.kl.reference=none"
+        less = f"{stage}.kl.reference=none"
+        if online.kl.coef:
+            less = (
+                "model.lora={}, which needs none" if reference == "start" else f"{stage}.kl.reference=start"
+            )
         held.append(Part("reference", 4 * shape.parameters, less))
     held += _reward_model(config, shape, device, stage)
     critic = config.ppo.critic.kind == "separate" if stage == "ppo" else False
@@ -120,29 +124,37 @@ def estimate_online(
             f"{stage}.micro_batch_tokens, or model.gradient_checkpointing=true",
         ),
     ]
-    sampling = [
-        Part("sampler's copy", _sampler_copy(config, shape, sampled, device), "rollout.precision=bfloat16"),
-        _sampling(config, shape, prompts, sampled, device),
-    ]
+    copy = _sampler_copy(config, shape, sampled, device)
+    copies = [Part("sampler's copy", copy, "rollout.precision=bfloat16")] if copy else []
+    sampling = [*copies, _sampling(config, shape, prompts, sampled, device)]
     now = [("updating", update), ("sampling", sampling)]
+    if copies:
+        # A fresh copy is made to hold the sampler against, and with an adapter another one in float32.
+        again = copy
+        if config.model.lora is not None:
+            again = max(copy, _sampler_copy(config, shape, torch.float32, device))
+        now.append(("checking the sampler", [*copies, Part("second copy to check it by", again)]))
     if config.model.lora is not None:
-        now.append(("saving", [Part("merged weights", 4 * shape.parameters)]))
+        now.append(("saving", [*copies, Part("merged weights", 4 * shape.parameters)]))
     return _largest(stage, held, now)
 
 
 def micro_batch(config: RunConfig, prompts: Prompts, device: torch.device) -> tuple[bool, int, int, int]:
     """The largest forward and backward pass: whether rows are shared, rows, row width, tokens in all.
 
-    As `policy.packing` cuts it, where all completions reach the limit; shorter ones fill the budget as well.
+    As `policy.packing` cuts it, where all completions reach the limit, or are so much shorter that several
+    fill a row.
     """
     online, limit = config.online, config.rollout.max_new_tokens
     size = PassSize.suited(online.micro_batch_tokens, device)
     completions = [Completion(0, range(prompts.longest), range(limit))] * online.group_size
     plan = plan_rows(completions, share_prompt=online.share_prompt, width=size.row)
-    shared = any(len(row) > 1 for row in plan)
-    width = max(prompts.longest + limit * len(row) for row in plan)
+    shared = online.share_prompt and online.group_size > 1 and prompts.longest + 1 < size.row
+    width = prompts.longest + limit
+    if shared:
+        width = max(width, min(size.row, prompts.longest + limit * online.group_size))
     in_step = len(plan) * online.prompts_per_step // online.minibatches
-    # Rows of other lengths come closer to the budget than those of one.
+    # Rows of other lengths come closer to what a pass takes than those of one.
     rows = max(1, min(in_step, -(-size.tokens // width)))
     return shared, rows, width, max(width, min(size.tokens, in_step * width))
 
@@ -180,7 +192,9 @@ def shared_bytes(
     one mask for all layers. Under a mask over rows each layer keeps its own copy of it.
     """
     limit, repeated = config.rollout.max_new_tokens, shape.heads // shape.kv_heads
-    completions = [[limit] * ((width - prompts.longest) // limit)] * rows
+    several = max(2, (width - prompts.longest) // limit)
+    limit = min(limit, -(-(width - prompts.longest) // several))
+    completions = [[limit] * several] * rows
     if config.model.attention != "sdpa" or not pays([prompts.longest] * rows, completions, width):
         return shape.layers * rows * width * width * dtype.itemsize
     length = prompts.longest + limit
@@ -202,12 +216,15 @@ def _head_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype) -> int:
 def _sampler_copy(config: RunConfig, shape: ModelShape, dtype: torch.dtype, device: torch.device) -> int:
     """The native engine's weights. On a processor they are laid out anew, so that none are shared.
 
-    Elsewhere float32 shares what it does not fuse, about half. transformers samples from the weights.
+    Elsewhere float32 shares what it does not fuse, about half, unless an adapter is folded in. transformers
+    samples from the weights.
     """
     if config.rollout.engine == "transformers":
         return 0
     if device.type != "cpu":
-        return dtype.itemsize * (shape.body // 2 if dtype == torch.float32 else shape.parameters)
+        if dtype != torch.float32:
+            return dtype.itemsize * shape.parameters
+        return dtype.itemsize * (shape.body if config.model.lora is not None else shape.body // 2)
     own_embedding = 0 if dtype == torch.float32 else shape.embedding
     return dtype.itemsize * (shape.body + shape.embedding + own_embedding)
 

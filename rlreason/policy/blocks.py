@@ -59,9 +59,12 @@ class Blocks:
         """
         key = repeated, dtype
         if key not in self._masks:
-            mask_C1TL = torch.zeros(self.seen_C1TL.shape, dtype=dtype, device=self.seen_C1TL.device)
-            mask_C1TL.masked_fill_(~self.seen_C1TL, -math.inf)
-            self._masks[key] = mask_C1TL.repeat(1, 1, repeated, 1)
+            count, _, tokens, length = self.seen_C1TL.shape
+            # Kernels of CUDA copy a mask whose rows do not begin at a multiple of 16 numbers.
+            shape = (count, 1, repeated, tokens, -(-length // 16) * 16)
+            mask = torch.zeros(shape, dtype=dtype, device=self.seen_C1TL.device)
+            mask[..., :length].masked_fill_(~self.seen_C1TL.unsqueeze(2), -math.inf)
+            self._masks[key] = mask.flatten(2, 3)[..., :length]
         return self._masks[key]
 
 

@@ -78,7 +78,8 @@ def rows_at(states_NWX: Tensor, places: Tensor) -> Tensor:
     """Rows of the flattened first two dimensions.
 
     A prompt's end is taken once for each of its completions. After plain indexing their gradients are added
-    in the order in which threads come; after `index_select` in one order, to the same bits each time.
+    in the order in which threads come; after `index_select`, on a processor, in one order, to the same bits
+    each time.
     """
     return states_NWX.flatten(0, 1).index_select(0, places)
 

@@ -8,9 +8,9 @@ Shapes: V vocabulary.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, groupby
 from typing import Any
 
 import torch
@@ -117,6 +117,8 @@ class NativeEngine:
                 told(finished)
             if batch.rows:
                 batch.write(self._pace.tokens)
+        if slots.records is None and self._pace.record is not None:
+            self._pace = replace(self._pace, record=None)  # it would fail again
         return [[rollout for rollout in group if rollout is not None] for group in done]
 
 
@@ -143,13 +145,18 @@ class _Batch:
         if not entering:
             return False
         self._reserve([*self.rows, *entering], 0)
-        fresh = {row.request: row.prompt_ids for row in entering if row.request not in self._prefilled}
-        prompts = {**self._prefilled, **self._prefill(fresh)}
-        for number, group in groupby(entering, key=lambda row: row.request):
-            rows = list(group)
-            self._slots.enter(*prompts[number], torch.stack([_uniforms(row, self._limit) for row in rows]))
-            self.rows += rows
-            self._prefilled = {number: prompts[number]}
+        rows_of = {number: list(rows) for number, rows in groupby(entering, key=lambda row: row.request)}
+        fresh = {
+            number: rows[0].prompt_ids for number, rows in rows_of.items() if number not in self._prefilled
+        }
+        last = entering[-1].request
+        for number, prompt in chain(self._prefilled.items(), self._prefill(fresh)):
+            if rows := rows_of.get(number):
+                self._slots.enter(*prompt, torch.stack([_uniforms(row, self._limit) for row in rows]))
+                self.rows += rows
+            if number == last:
+                kept = {number: prompt}
+        self._prefilled = kept
         for row in entering:
             row.drawn = 1
         return True
@@ -160,15 +167,16 @@ class _Batch:
             max(len(row.prompt_ids) + min(self._limit, max(0, row.drawn - 1) + tokens) for row in rows)
         )
 
-    def _prefill(self, prompts: dict[int, list[int]]) -> dict[int, tuple[Tensor, Tensor, Tensor]]:
-        """Compute prompts by the number of their request, several at a time."""
-        found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    def _prefill(self, prompts: dict[int, list[int]]) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
+        """Compute prompts by the number of their request, several at a time, the longest first.
+
+        Those that were taken are not held here, so that there are never more than several beside the cache.
+        """
         numbers = sorted(prompts, key=lambda number: len(prompts[number]), reverse=True)
         while numbers:
             several = max(1, _PREFILL_TOKENS // len(prompts[numbers[0]]))
             now, numbers = numbers[:several], numbers[several:]
-            found.update(zip(now, self._decoder.prefill([prompts[n] for n in now]), strict=True))
-        return found
+            yield from zip(now, self._decoder.prefill([prompts[n] for n in now]), strict=True)
 
     def write(self, tokens: int) -> None:
         """Draw up to that many tokens more in each row, and not more than any row can take."""

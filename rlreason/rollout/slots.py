@@ -58,7 +58,10 @@ def pace_of(device: torch.device) -> Pace:
 
 
 class Slots:
-    """The first `used` slots hold a completion each. `capacity` is the number of slots."""
+    """The first `used` slots hold a completion each. `capacity` is the number of slots.
+
+    `records` is how steps are recorded, None from the moment in which that failed.
+    """
 
     def __init__(
         self,
@@ -72,7 +75,7 @@ class Slots:
     ) -> None:
         self._decoder = decoder
         self._sampling = sampling
-        self._record = pace.record
+        self.records = pace.record
         self._cache = decoder.new_cache(capacity, block=pace.block)
         self._graphs: dict[int, Graph] = {}
         self.capacity = capacity
@@ -156,7 +159,7 @@ class Slots:
     # ------------------------------------------------------------------ on the device
 
     def _step(self) -> None:
-        if self._record is None:
+        if self.records is None:
             self._compute(self.used)
             return
         count = _part(self.capacity, self.used)
@@ -164,7 +167,7 @@ class Slots:
             self._graphs[count].replay()
             return
         self._compute(count)  # the first time as it is: libraries set themselves up then
-        self._try_to_record(self._record, count)
+        self._try_to_record(self.records, count)
 
     def _try_to_record(self, record: Record, count: int) -> None:
         """Record a step, or say that steps are not recorded from now on."""
@@ -174,7 +177,7 @@ class Slots:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            self._record = None
+            self.records = None
             warnings.warn(
                 f"sampling goes on without CUDA graphs, more slowly: {str(error).splitlines()[0]}",
                 stacklevel=2,
@@ -211,7 +214,11 @@ def _part(capacity: int, used: int) -> int:
 def _record_cuda(work: Callable[[], None], device: torch.device, beside: Graph | None) -> Graph:
     graph = torch.cuda.CUDAGraph()
     pool = beside.pool() if isinstance(beside, torch.cuda.CUDAGraph) else None
-    # Other threads, such as a watchdog's, may talk to the device meanwhile.
-    with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-        work()
+    stream = torch.cuda.current_stream(device)
+    try:
+        # Other threads, such as a watchdog's, may talk to the device meanwhile.
+        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            work()
+    finally:
+        torch.cuda.set_stream(stream)  # where the end of a recording fails, torch leaves its own in place
     return graph

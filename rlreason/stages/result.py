@@ -12,7 +12,7 @@ from rlreason.algorithms import merge_metrics
 class UpdateResult:
     """What an update measured. `metrics` are the loss's, merged over micro-batches and optimizer steps.
 
-    `logprobs` are those of the first pass, before any change to the weights, by `id(sample)`.
+    `logprobs` are those of a sample's first forward pass, by `id(sample)`.
     """
 
     metrics: dict[str, Tensor] = field(default_factory=dict)

@@ -131,7 +131,7 @@ class Updater:
                 self._optimizer_step(chosen, step, denominator, old, reference, result)
         if self._accelerator.num_processes > 1:
             result = merged_results(gather_object([result.without_logprobs()]), result.logprobs)
-        result.kl = self._kl(samples, result)
+        result.kl = self._kl(samples, result, old)
         return result
 
     def _old_logprobs(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
@@ -321,7 +321,9 @@ class Updater:
         return self._logprobs(actor.actor if isinstance(actor, ActorCritic) else actor, samples)
 
     def reference_logprobs(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
-        """The same under the reference."""
+        """The same under the reference. Raises ValueError where there is none."""
+        if self._settings.kl.reference == "none":
+            raise ValueError("kl.reference is none: there is nothing to measure a divergence from")
         if self._reference is not None:
             return self._logprobs(self._reference, samples)
         with self._policy.adapter_off():
@@ -342,19 +344,20 @@ class Updater:
                 found[id(samples[index])] = row[: len(samples[index].rollout.completion_ids)]
         return found
 
-    def _kl(self, samples: Sequence[Sample], result: UpdateResult) -> float | None:
+    def _kl(self, samples: Sequence[Sample], result: UpdateResult, old: dict[int, Tensor]) -> float | None:
         """KL(policy || reference) in nats a token: the loss's own estimate, else one on a few completions.
 
-        None where there is no reference. The policy is the one that sampled them: its log-probs are at hand
-        from the first pass.
+        None where there is no reference. The policy is the one that sampled them: its log-probs are at hand,
+        from before the update where that had several optimizer steps.
         """
         if "kl_sum" in result.metrics:
             return float(result.metrics["kl_sum"] / result.metrics["tokens"])
         if self._settings.kl.reference == "none":
             return None
-        known = [sample for sample in samples if id(sample) in result.logprobs]
+        at_hand = old or result.logprobs
+        known = [sample for sample in samples if id(sample) in at_hand]
         probes = _spread(known or list(samples), _KL_PROBES)
-        now = result.logprobs if known else self.logprobs(probes)
+        now = at_hand if known else self.logprobs(probes)
         reference = self.reference_logprobs(probes)
         kind = self._settings.kl.estimator
         return float(torch.cat([kl_estimate(now[id(s)], reference[id(s)], kind) for s in probes]).mean())

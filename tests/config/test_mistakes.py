@@ -116,6 +116,8 @@ DISAGREEMENTS = [
         "rewards.reasoning_gym: is the verifier of a generated question",
     ),
     (["grpo.kl.reference=adapter_off"], "grpo.kl.reference: adapter_off needs an adapter"),
+    # Its coef is 0.05 unless it is set.
+    (["stage=ppo", "ppo.kl.reference=none"], "ppo.kl.reference: none leaves nothing to hold the policy to"),
     (
         ["grpo.kl.reference=none", "grpo.kl.coef=0.1"],
         "grpo.kl.reference: none leaves nothing to hold the policy to, but grpo.kl.coef is 0.1",

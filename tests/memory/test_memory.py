@@ -75,8 +75,8 @@ def test_every_model_has_a_shape(name: str) -> None:
 
 
 def test_full_fine_tuning_holds_five_numbers_a_weight_and_a_sixth_in_the_update_or_to_sample() -> None:
-    made = config(rollout={"max_new_tokens": 12, "precision": "float32"})
-    found = sizes(estimate_online(made, SHAPE, Prompts(20, 32), CPU))
+    made = config(rollout={"max_new_tokens": 20, "precision": "float32"})
+    found = sizes(estimate_online(made, SHAPE, Prompts(20, 40), CPU))
     assert found["weights"] == found["reference"] == 40_000_000
     assert found["AdamW moments"] == 80_000_000
     assert found["gradients"] == 40_000_000
@@ -117,6 +117,39 @@ def test_without_a_reference_there_is_none(stage: str) -> None:
     ]
     none = config(stage=stage, **{stage: {"kl": {"coef": 0, "reference": "none"}}})
     assert "reference" not in sizes(estimate_online(none, SHAPE, Prompts(20, 32), CPU))
+
+
+def test_what_lowers_a_reference_that_is_needed() -> None:
+    def setting(**kl: Any) -> str:
+        made = config(
+            model={"scratch": ..., "path": "embedded", "lora": {}}, grpo={"kl": {"coef": 0.1, **kl}}
+        )
+        parts = estimate_online(made, SHAPE, Prompts(20, 32), CPU).parts
+        return "".join(part.setting for part in parts if part.name == "reference")
+
+    assert setting(reference="embedded") == "grpo.kl.reference=start"
+    assert setting() == ""  # the model without its adapter
+    full = estimate_online(config(grpo={"kl": {"coef": 0.1}}), SHAPE, Prompts(20, 32), CPU)
+    assert [part.setting for part in full.parts if part.name == "reference"] == [
+        "model.lora={}, which needs none"
+    ]
+
+
+def test_an_adapter_makes_saving_or_the_check_of_the_sampler_the_moment_that_counts() -> None:
+    """Few activations and gradients: what is held then is the sampler's copy and another model."""
+    shape = ModelShape(**{**vars(SHAPE), "trainable": 100_000})
+    small = {"prompts_per_step": 1, "group_size": 2, "micro_batch_tokens": 8}
+    made = config(
+        model={"scratch": ..., "path": "embedded", "precision": "float32", "lora": {}},
+        rollout={"precision": "float32", "max_new_tokens": 2, "max_sequences": 1},
+        grpo=small, eval={"questions": 1},
+    )  # fmt: skip
+    found = estimate_online(made, shape, Prompts(4, 6), CPU)
+    # 8 million of the layers and 2 of the head in each copy, and as much in the merged weights.
+    assert found.moment in ("saving", "checking the sampler")
+    assert sizes(found)["sampler's copy"] == 40_000_000
+    second = {"saving": "merged weights", "checking the sampler": "second copy to check it by"}[found.moment]
+    assert sizes(found)[second] == 40_000_000
 
 
 def test_a_critic_of_its_own_is_a_model_and_its_moments_more() -> None:
@@ -185,6 +218,8 @@ def test_many_long_sequences_make_sampling_the_moment_that_counts() -> None:
         (100, False, (False, 4, 32, 100)),
         # A row that does not fit stands alone.
         (16, False, (False, 1, 32, 32)),
+        # Two completions of 12 do not fit into 40 beside 20 tokens, but two shorter ones do.
+        (40, True, (True, 1, 40, 40)),
         # On a processor a pass takes 512 tokens: seven rows of 68, of which there are 4.
         (None, True, (True, 4, 68, 272)),
     ],

@@ -95,6 +95,15 @@ def test_under_autocast_it_is_near_float32_and_makes_one_mask() -> None:
     }
 
 
+def test_rows_of_the_mask_begin_where_kernels_want_them() -> None:
+    (packed,) = rows_of([(5, [9, 9, 7])])
+    assert packed.blocks is not None
+    mask = packed.blocks.mask(3, torch.float32)
+    assert mask.shape == (3, 1, 3 * 9, 5 + 9)
+    assert mask.stride()[-2:] == (16, 1)
+    assert torch.equal(mask == 0, packed.blocks.seen_C1TL.repeat(1, 1, 3, 1))
+
+
 @pytest.mark.parametrize(
     ("more", "named"),
     [

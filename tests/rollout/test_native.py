@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rlreason.rollout import Request, Sampling
+from rlreason.rollout import native as native_module
 from rlreason.rollout.families import unsupported
 from rlreason.rollout.native import NativeEngine
 from rlreason.rollout.slots import Pace, Slots, pace_of
@@ -267,6 +268,28 @@ def test_gradients_of_the_policy_survive_sampling() -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_prompts_that_have_entered_are_not_held_beside_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of six prompts of 5 tokens, two are computed at a time; no more than their tensors are ever alive."""
+    monkeypatch.setattr(native_module, "_PREFILL_TOKENS", 10)
+    engine = native(tiny_model("llama"), max_sequences=6, eos_ids=())
+    alive: list[weakref.ref[torch.Tensor]] = []
+    most = []
+    prefill = engine.decoder.prefill
+
+    def counted(prompts: Any) -> Any:
+        found = prefill(prompts)
+        alive.extend(weakref.ref(logits) for *_, logits in found)
+        most.append(sum(one() is not None for one in alive))
+        return found
+
+    monkeypatch.setattr(engine.decoder, "prefill", counted)
+    several = [Request([n, 6, 7, 8, 9], (n,)) for n in range(6)]
+    groups = engine.generate(several, Sampling(3))
+    assert [group[0].prompt_ids[0] for group in groups] == list(range(6))
+    assert len(most) == 3
+    assert max(most) <= 4  # those that have just been computed, and the chunk that has just entered
+
+
 def test_it_tells_how_many_are_done() -> None:
     told: list[int] = []
     native(tiny_model("llama"), max_sequences=2, eos_ids=()).generate(
@@ -300,7 +323,11 @@ def test_where_a_step_cannot_be_recorded_sampling_goes_on_and_says_so() -> None:
     with pytest.warns(UserWarning, match="without CUDA graphs, more slowly: operation not permitted") as said:
         groups = engine.generate(requests(CROWD), Sampling(8))
     assert len(said) == 1
-    assert_same(flat(groups), flat(native(model).generate(requests(CROWD), Sampling(8))))
+    expected = flat(native(model).generate(requests(CROWD), Sampling(8)))
+    assert_same(flat(groups), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nor is it tried again
+        assert_same(flat(engine.generate(requests(CROWD), Sampling(8))), expected)
 
 
 def test_a_free_slot_is_filled_before_another_token_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
