@@ -89,7 +89,7 @@ def test_full_fine_tuning_holds_five_numbers_a_weight_and_a_sixth_in_the_update_
         estimate = estimate_online(made, SHAPE, Prompts(24, 1024), CPU)
         assert estimate.moment == "sampling"
         assert "gradients" not in sizes(estimate)
-        return sizes(estimate)["sampler's copy"]
+        return sizes(estimate).get("sampler's copy", 0)
 
     assert copy(precision="float32") == 40_000_000  # 8 million of the layers, 2 of the head, 4 bytes each
     assert copy(precision="bfloat16") == 24_000_000  # 2 bytes; the embedding is copied beside the head
