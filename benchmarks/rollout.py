@@ -19,6 +19,7 @@ ContinuousBatchingConfig and vllm.LLM.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -177,6 +178,10 @@ def continuous(settings: dict[str, Any], turns: Turns) -> None:
 
 
 def vllm(settings: dict[str, Any], turns: Turns) -> None:
+    if settings["device"] == "cpu":
+        # Left alone it keeps a core free for a server, and takes its cache from most of the memory.
+        os.environ.setdefault("VLLM_CPU_NUM_OF_RESERVED_CPU", "0")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")  # GiB
     from vllm import LLM, SamplingParams
 
     longest = max(map(len, settings["prompt_ids"])) + settings["new_tokens"]

@@ -20,7 +20,7 @@ class KlConfig(Section):
     )
     where: Literal["loss", "reward", "tokens"] = Field(
         default="loss",
-        description="add the penalty to the loss, to the reward, or to each token's: what comes from it on",
+        description="take the penalty in the loss, from the reward, or from each token's advantage: the KL ahead",
     )
     correction: bool = Field(
         default=False, description="weigh the penalty in the loss by the importance ratio (arXiv 2512.02556)"

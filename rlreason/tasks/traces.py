@@ -24,7 +24,7 @@ GUESSES = (
 )
 STYLES = ("guess", "ramble", "steps")
 
-_RAMBLES = 3  # phrases at most: then their length says nothing about whether a derivation was written
+_RAMBLES = 3  # phrases at most, as long as a derivation may be
 
 
 @dataclass(frozen=True)
