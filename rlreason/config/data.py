@@ -46,7 +46,7 @@ class TaskConfig(Section):
         default_factory=ColumnsConfig, description="names of the columns of a file or data set"
     )
     answer_type: Literal["math", "number", "choice", "exact", "set"] | None = Field(
-        default=None, description="how accuracy compares answers; null = a column answer_type, else math"
+        default=None, description="how accuracy compares; a column of this name goes before it; null = math"
     )
     train_size: int = Field(default=2000, ge=1, description="questions to generate, or at most to read")
     max_unreadable: float = Field(

@@ -20,7 +20,7 @@ class KlConfig(Section):
     )
     where: Literal["loss", "reward", "tokens"] = Field(
         default="loss",
-        description="take the penalty in the loss, from the reward, or from each token's advantage: the KL ahead",
+        description="take the penalty in the loss, from the reward, or from each token's advantage (KL ahead)",
     )
     correction: bool = Field(
         default=False, description="weigh the penalty in the loss by the importance ratio (arXiv 2512.02556)"
@@ -28,7 +28,7 @@ class KlConfig(Section):
     reference: str = Field(
         default="start",
         min_length=1,
-        description="start (the model before the stage), adapter_off, the path or name of a model, or none",
+        description="start (the model before the stage), adapter_off, a path or name of a model, or none",
     )
 
 
@@ -45,7 +45,7 @@ class OnlineConfig(Section):
         default=None,
         ge=1,
         description="tokens in one forward and backward pass; bounds memory, changes no result; "
-        "null = as suits the device",
+        "null = by the device",
     )
     clip_low: float = Field(
         default=0.2, gt=0, le=1, description="the ratio is clipped below 1 - clip_low; cispo does not"

@@ -7,7 +7,7 @@ says which setting lowers it.
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -16,7 +16,7 @@ from rlreason.config.checks import LEARNED
 from rlreason.errors import UserError
 from rlreason.memory.shape import ModelShape, scalar_parameters
 from rlreason.policy.blocks import pays
-from rlreason.policy.packing import Completion, PassSize, plan_rows
+from rlreason.policy.packing import PassSize
 from rlreason.policy.precision import resolve_precision
 from rlreason.rollout.kernels import room
 from rlreason.rollout.slots import pace_of
@@ -103,19 +103,22 @@ def estimate_online(
     of_its_own = reference != "start" or config.model.lora is None
     if reference not in ("none", "adapter_off") and of_its_own:
         less = f"{stage}.kl.reference=none"
-        if online.kl.coef:
-            less = (
-                "model.lora={}, which needs none" if reference == "start" else f"{stage}.kl.reference=start"
-            )
+        if online.kl.coef and reference == "start":
+            less = "model.lora={}, which needs none"
+        elif online.kl.coef:
+            lora = "" if config.model.lora is not None else " with model.lora={}"
+            less = f"{stage}.kl.reference=start{lora}, which needs none"
         held.append(Part("reference", 4 * shape.parameters, less))
     held += _reward_model(config, shape, device, stage)
     critic = config.ppo.critic.kind == "separate" if stage == "ppo" else False
     if critic:
         held.append(Part("critic", 4 * shape.parameters + 8 * shape.trainable, f"{stage}.critic.kind=shared"))
-    shared, rows, width, tokens = micro_batch(config, prompts, device)
+    passes = [
+        (_activations(config, shape, one, prompts, dtype), one.tokens)
+        for one in largest_passes(config, prompts, device)
+    ]
+    activations, tokens = max(passes)
     gradients = 4 * shape.trainable * (2 if critic else 1)
-    activations = activation_bytes(shape, tokens, dtype, checkpointing=config.model.gradient_checkpointing)
-    activations += shared_bytes(config, shape, rows, width, tokens, prompts, dtype) if shared else 0
     update = [
         Part("gradients", gradients, "model.lora={}"),
         Part(
@@ -139,24 +142,38 @@ def estimate_online(
     return _largest(stage, held, now)
 
 
-def micro_batch(config: RunConfig, prompts: Prompts, device: torch.device) -> tuple[bool, int, int, int]:
-    """The largest forward and backward pass: whether rows are shared, rows, row width, tokens in all.
+class Pass(NamedTuple):
+    """A forward and backward pass: whether completions share rows, rows, their width, tokens in all."""
 
-    As `policy.packing` cuts it, where all completions reach the limit, or are so much shorter that several
-    fill a row.
+    shared: bool
+    rows: int
+    width: int
+    tokens: int
+
+
+def largest_passes(config: RunConfig, prompts: Prompts, device: torch.device) -> list[Pass]:
+    """The largest pass in which rows are shared, and that in which each holds one completion, if there are.
+
+    As `policy.packing` cuts them. Where two completions of full length do not fit into a row, shorter ones
+    may, and both kinds occur.
     """
     online, limit = config.online, config.rollout.max_new_tokens
     size = PassSize.suited(online.micro_batch_tokens, device)
-    completions = [Completion(0, range(prompts.longest), range(limit))] * online.group_size
-    plan = plan_rows(completions, share_prompt=online.share_prompt, width=size.row)
-    shared = online.share_prompt and online.group_size > 1 and prompts.longest + 1 < size.row
-    width = prompts.longest + limit
-    if shared:
-        width = max(width, min(size.row, prompts.longest + limit * online.group_size))
-    in_step = len(plan) * online.prompts_per_step // online.minibatches
-    # Rows of other lengths come closer to what a pass takes than those of one.
-    rows = max(1, min(in_step, -(-size.tokens // width)))
-    return shared, rows, width, max(width, min(size.tokens, in_step * width))
+
+    def largest(shared: bool, width: int, in_a_row: int) -> Pass:
+        in_step = -(-online.group_size // in_a_row) * online.prompts_per_step // online.minibatches
+        # Rows of other lengths come closer to what a pass takes than those of one.
+        rows = max(1, min(in_step, -(-size.tokens // width)))
+        return Pass(shared, rows, width, max(width, min(size.tokens, in_step * width)))
+
+    shares = online.share_prompt and online.group_size > 1
+    found = []
+    if not shares or prompts.longest + 2 * limit > size.row:
+        found.append(largest(False, prompts.longest + limit, 1))
+    if shares and prompts.longest + 2 <= size.row:
+        width = min(size.row, prompts.longest + limit * online.group_size)
+        found.append(largest(True, width, max(1, (width - prompts.longest) // limit)))
+    return found
 
 
 def activation_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype, *, checkpointing: bool) -> int:
@@ -177,14 +194,15 @@ def activation_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype, *, chec
     return kept + (0 if dtype == torch.float32 else 2 * shape.body)
 
 
+def _activations(
+    config: RunConfig, shape: ModelShape, one: Pass, prompts: Prompts, dtype: torch.dtype
+) -> int:
+    kept = activation_bytes(shape, one.tokens, dtype, checkpointing=config.model.gradient_checkpointing)
+    return kept + (shared_bytes(config, shape, one, prompts, dtype) if one.shared else 0)
+
+
 def shared_bytes(
-    config: RunConfig,
-    shape: ModelShape,
-    rows: int,
-    width: int,
-    tokens: int,
-    prompts: Prompts,
-    dtype: torch.dtype,
+    config: RunConfig, shape: ModelShape, one: Pass, prompts: Prompts, dtype: torch.dtype
 ) -> int:
     """What attention keeps besides, where rows share a prompt.
 
@@ -192,16 +210,16 @@ def shared_bytes(
     one mask for all layers. Under a mask over rows each layer keeps its own copy of it.
     """
     limit, repeated = config.rollout.max_new_tokens, shape.heads // shape.kv_heads
-    several = max(2, (width - prompts.longest) // limit)
-    limit = min(limit, -(-(width - prompts.longest) // several))
-    completions = [[limit] * several] * rows
-    if config.model.attention != "sdpa" or not pays([prompts.longest] * rows, completions, width):
-        return shape.layers * rows * width * width * dtype.itemsize
+    several = max(2, (one.width - prompts.longest) // limit)
+    limit = min(limit, -(-(one.width - prompts.longest) // several))
+    completions = [[limit] * several] * one.rows
+    if config.model.attention != "sdpa" or not pays([prompts.longest] * one.rows, completions, one.width):
+        return shape.layers * one.rows * one.width * one.width * dtype.itemsize
     length = prompts.longest + limit
     count = sum(map(len, completions))
     keys = 2 * shape.kv_heads * shape.head_dim * count * length
     # Keys and values of the rows, repeated for all heads, are counted already; queries' results are not.
-    results = shape.heads * shape.head_dim * tokens
+    results = shape.heads * shape.head_dim * one.tokens
     more = results + max(0, keys - 2 * results)
     layers = 1 if config.model.gradient_checkpointing else shape.layers
     return dtype.itemsize * (layers * more + count * repeated * limit * length)

@@ -64,6 +64,10 @@ class Completion:
     completion_ids: Sequence[int]
 
 
+# Beyond this many tokens a mask over a shared row costs more than it saves in prompt tokens.
+_SHARED_ROW = 2048
+
+
 class PassSize(NamedTuple):
     """How much a forward and backward pass takes: padded tokens in all, and in a row that a group shares."""
 
@@ -72,18 +76,15 @@ class PassSize(NamedTuple):
 
     @classmethod
     def suited(cls, asked: int | None, device: torch.device) -> "PassSize":
-        """What is asked for, in both; without that, what suits the device.
+        """At most what is asked for; without that, what suits the device.
 
-        A processor works as fast on 500 tokens as on more, and holds the activations of fewer; but to cut a
-        group in two computes its prompt twice, so a row may be twice as long. On a GPU small passes leave it
-        idle; there, beyond 2,048 tokens, a mask over a row costs more than sharing saves.
+        A processor works about as fast on 500 tokens as on more, and holds the activations of fewer. But a
+        group that is cut in two has its prompt computed twice, so that a row of one may be longer. A GPU
+        would be idle half of the time.
         """
         if asked is not None:
             return cls(asked, min(asked, _SHARED_ROW))
-        return cls(512, 1024) if device.type == "cpu" else cls(8192, _SHARED_ROW)
-
-
-_SHARED_ROW = 2048
+        return cls(512 if device.type == "cpu" else 8192, _SHARED_ROW)
 
 
 def plan_rows(sequences: Sequence[Completion], *, share_prompt: bool, width: int) -> list[list[int]]:

@@ -155,7 +155,9 @@ class _Batch:
                 self._slots.enter(*prompt, torch.stack([_uniforms(row, self._limit) for row in rows]))
                 self.rows += rows
             if number == last:
-                kept = {number: prompt}
+                # Of its own, as each is a part of the tensors of all that were computed with it.
+                kept = {number: (prompt[0].clone(), prompt[1].clone(), prompt[2].clone())}
+            del prompt
         self._prefilled = kept
         for row in entering:
             row.drawn = 1
@@ -170,7 +172,7 @@ class _Batch:
     def _prefill(self, prompts: dict[int, list[int]]) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
         """Compute prompts by the number of their request, several at a time, the longest first.
 
-        Those that were taken are not held here, so that there are never more than several beside the cache.
+        Those that were taken are not held here, so that never more than several stand beside the cache.
         """
         numbers = sorted(prompts, key=lambda number: len(prompts[number]), reverse=True)
         while numbers:

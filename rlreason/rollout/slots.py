@@ -104,12 +104,11 @@ class Slots:
         """Begin a completion of one prompt for each row of uniforms, and draw its first token."""
         count = len(uniforms_SN)
         slots = slice(self.used, self.used + count)
-        device = self._tokens_S.device
-        self._cache.fill(torch.arange(slots.start, slots.stop, device=device), keys_LKTD, values_LKTD)
+        self._cache.fill(slots, keys_LKTD, values_LKTD)
         self._lengths_S[slots] = keys_LKTD.shape[2]
         self._drawn_S[slots] = 0
         self._writing_S[slots] = True
-        self._uniforms_SN[slots, :-1] = uniforms_SN.to(device)
+        self._uniforms_SN[slots, :-1] = uniforms_SN.to(self._tokens_S.device)
         self._draw(slots, logits_V.expand(count, -1))
         self.used += count
 
@@ -214,11 +213,12 @@ def _part(capacity: int, used: int) -> int:
 def _record_cuda(work: Callable[[], None], device: torch.device, beside: Graph | None) -> Graph:
     graph = torch.cuda.CUDAGraph()
     pool = beside.pool() if isinstance(beside, torch.cuda.CUDAGraph) else None
-    stream = torch.cuda.current_stream(device)
-    try:
-        # Other threads, such as a watchdog's, may talk to the device meanwhile.
-        with torch.cuda.device(device), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
-            work()
-    finally:
-        torch.cuda.set_stream(stream)  # where the end of a recording fails, torch leaves its own in place
+    with torch.cuda.device(device):
+        stream = torch.cuda.current_stream()
+        try:
+            # Other threads, such as a watchdog's, may talk to the device meanwhile.
+            with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+                work()
+        finally:
+            torch.cuda.set_stream(stream)  # where the end of a recording fails, torch leaves its own in place
     return graph

@@ -19,8 +19,12 @@ EVAL = "eval.json"
 MODEL = "model"
 
 # What may differ between the start of a run and its resumption: how long it trains, what it prints and
-# keeps, how many threads it uses, and what the folder is called (it may have been moved or renamed).
-MAY_CHANGE = ("grpo.steps", "ppo.steps", "log", "threads", "name", "output_dir")
+# keeps, how much it computes at a time, which changes sums in their last bits only, and what the folder is
+# called (it may have been moved or renamed).
+MAY_CHANGE = (
+    *("grpo.steps", "ppo.steps", "log", "name", "output_dir"),
+    *("threads", "grpo.micro_batch_tokens", "ppo.micro_batch_tokens", "rollout.max_sequences"),
+)
 
 ONLINE = ("grpo", "ppo")
 """The stages whose models are measured before and after."""

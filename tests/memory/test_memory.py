@@ -21,7 +21,7 @@ from rlreason.memory import (
     shape_of,
     warning_text,
 )  # fmt: skip
-from rlreason.memory.stages import activation_bytes, micro_batch, shared_bytes
+from rlreason.memory.stages import Pass, activation_bytes, largest_passes, shared_bytes
 from rlreason.policy.blocks import switch
 from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.packing import Completion, PassSize, pack
@@ -120,36 +120,42 @@ def test_without_a_reference_there_is_none(stage: str) -> None:
 
 
 def test_what_lowers_a_reference_that_is_needed() -> None:
-    def setting(**kl: Any) -> str:
-        made = config(
-            model={"scratch": ..., "path": "embedded", "lora": {}}, grpo={"kl": {"coef": 0.1, **kl}}
-        )
+    def setting(lora: dict[str, Any] | None, **kl: Any) -> str:
+        model = {"scratch": ..., "path": "embedded", "lora": lora}
+        made = config(model=model, grpo={"kl": {"coef": 0.1, **kl}})
         parts = estimate_online(made, SHAPE, Prompts(20, 32), CPU).parts
         return "".join(part.setting for part in parts if part.name == "reference")
 
-    assert setting(reference="embedded") == "grpo.kl.reference=start"
-    assert setting() == ""  # the model without its adapter
-    full = estimate_online(config(grpo={"kl": {"coef": 0.1}}), SHAPE, Prompts(20, 32), CPU)
-    assert [part.setting for part in full.parts if part.name == "reference"] == [
-        "model.lora={}, which needs none"
-    ]
+    assert setting({}) == ""  # the model without its adapter
+    assert setting({}, reference="embedded") == "grpo.kl.reference=start, which needs none"
+    assert setting(None) == "model.lora={}, which needs none"
+    assert setting(None, reference="embedded") == (
+        "grpo.kl.reference=start with model.lora={}, which needs none"
+    )
 
 
 def test_an_adapter_makes_saving_or_the_check_of_the_sampler_the_moment_that_counts() -> None:
     """Few activations and gradients: what is held then is the sampler's copy and another model."""
     shape = ModelShape(**{**vars(SHAPE), "trainable": 100_000})
-    small = {"prompts_per_step": 1, "group_size": 2, "micro_batch_tokens": 8}
-    made = config(
-        model={"scratch": ..., "path": "embedded", "precision": "float32", "lora": {}},
-        rollout={"precision": "float32", "max_new_tokens": 2, "max_sequences": 1},
-        grpo=small, eval={"questions": 1},
-    )  # fmt: skip
-    found = estimate_online(made, shape, Prompts(4, 6), CPU)
-    # 8 million of the layers and 2 of the head in each copy, and as much in the merged weights.
-    assert found.moment in ("saving", "checking the sampler")
-    assert sizes(found)["sampler's copy"] == 40_000_000
-    second = {"saving": "merged weights", "checking the sampler": "second copy to check it by"}[found.moment]
-    assert sizes(found)[second] == 40_000_000
+
+    def most(precision: str, device: torch.device = CPU) -> tuple[str, int, int]:
+        made = config(
+            model={"scratch": ..., "path": "embedded", "precision": "float32", "lora": {}},
+            rollout={"precision": precision, "max_new_tokens": 2, "max_sequences": 1},
+            grpo={"prompts_per_step": 1, "group_size": 2, "micro_batch_tokens": 8}, eval={"questions": 1},
+        )  # fmt: skip
+        found = estimate_online(made, shape, Prompts(4, 6), device)
+        copy, more = (part.size for part in found.parts if part.name in NAMES)
+        return found.moment, copy, more
+
+    # 8 million numbers of the layers and 2 of the head; 12 where the embedding is copied beside the head.
+    assert most("float32") == ("checking the sampler", 40_000_000, 40_000_000)
+    assert most("bfloat16") == ("checking the sampler", 24_000_000, 40_000_000)  # the second one in float32
+    # On a GPU a copy in float32 shares what an adapter does not change; the merged model is whole.
+    assert most("float32", torch.device("cuda")) == ("saving", 32_000_000, 40_000_000)
+
+
+NAMES = ("sampler's copy", "merged weights", "second copy to check it by")
 
 
 def test_a_critic_of_its_own_is_a_model_and_its_moments_more() -> None:
@@ -211,27 +217,26 @@ def test_many_long_sequences_make_sampling_the_moment_that_counts() -> None:
     ("budget", "share", "expected"),
     [
         # A group is 20 + 4 x 12 = 68 tokens in one row; 4 groups. 1024 hold all of them.
-        (1024, True, (True, 4, 68, 272)),
+        (1024, True, [Pass(True, 4, 68, 272)]),
         # 150 hold two rows of 68; rows of other lengths come as far as 150.
-        (150, True, (True, 3, 68, 150)),
+        (150, True, [Pass(True, 3, 68, 150)]),
         # 16 rows of 32 alone.
-        (100, False, (False, 4, 32, 100)),
+        (100, False, [Pass(False, 4, 32, 100)]),
         # A row that does not fit stands alone.
-        (16, False, (False, 1, 32, 32)),
+        (16, False, [Pass(False, 1, 32, 32)]),
+        (16, True, [Pass(False, 1, 32, 32)]),
         # Two completions of 12 do not fit into 40 beside 20 tokens, but two shorter ones do.
-        (40, True, (True, 1, 40, 40)),
+        (40, True, [Pass(False, 2, 32, 40), Pass(True, 1, 40, 40)]),
         # On a processor a pass takes 512 tokens: seven rows of 68, of which there are 4.
-        (None, True, (True, 4, 68, 272)),
+        (None, True, [Pass(True, 4, 68, 272)]),
     ],
 )
-def test_the_largest_micro_batch(
-    budget: int | None, share: bool, expected: tuple[bool, int, int, int]
-) -> None:
+def test_the_largest_passes(budget: int | None, share: bool, expected: list[Pass]) -> None:
     made = config(grpo={"micro_batch_tokens": budget, "share_prompt": share})
-    assert micro_batch(made, Prompts(20, 32), torch.device("cpu")) == expected
+    assert largest_passes(made, Prompts(20, 32), torch.device("cpu")) == expected
 
 
-def test_the_largest_micro_batch_of_a_wide_group() -> None:
+def test_the_largest_pass_of_a_wide_group() -> None:
     """8 x 100 + 20 tokens are one row of 820, alone on a processor; ten such fill the 8,192 of a GPU."""
     made = config(
         grpo={"prompts_per_step": 16, "group_size": 8},
@@ -239,8 +244,17 @@ def test_the_largest_micro_batch_of_a_wide_group() -> None:
         model={"scratch": {"max_positions": 512}},
     )
     prompts = Prompts(20, 120)
-    assert micro_batch(made, prompts, torch.device("cpu")) == (True, 1, 820, 820)
-    assert micro_batch(made, prompts, torch.device("cuda")) == (True, 10, 820, 8192)
+    assert largest_passes(made, prompts, torch.device("cpu")) == [Pass(True, 1, 820, 820)]
+    assert largest_passes(made, prompts, torch.device("cuda")) == [Pass(True, 10, 820, 8192)]
+
+
+def test_no_row_is_shared_beyond_what_a_row_takes() -> None:
+    """A completion of 8,000 tokens is a row of its own; those that share one have 2,048 with their prompt."""
+    made = config(rollout={"max_new_tokens": 8000}, model={"scratch": {"max_positions": 16384}})
+    assert largest_passes(made, Prompts(100, 8100), torch.device("cuda")) == [
+        Pass(False, 2, 8100, 8192),
+        Pass(True, 4, 2048, 8192),
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -279,7 +293,8 @@ def test_activations_are_what_autograd_keeps(
     if blocks:
         assert packed.blocks is not None
         made = config(rollout={"max_new_tokens": 20})
-        expected += shared_bytes(made, shape_of(model), rows, width, rows * width, Prompts(20, 40), dtype)
+        one = Pass(True, rows, width, rows * width)
+        expected += shared_bytes(made, shape_of(model), one, Prompts(20, 40), dtype)
     assert expected == pytest.approx(measured, rel=0.2)
 
 

@@ -89,6 +89,8 @@ def test_the_same_config_resumes(tmp_path: Path) -> None:
         (", keep_checkpoints: 2", ""),
         ("threads: 2", "threads: null"),
         ("threads: 2\n", ""),
+        ("grpo: {", "grpo: {micro_batch_tokens: 256, "),
+        ("log: {", "rollout: {max_sequences: 8}\nlog: {"),
         ("name: quickstart", "name: renamed"),
         ("seed: 0", "seed: 0\noutput_dir: elsewhere"),
     ],

@@ -204,6 +204,15 @@ def test_without_a_reference_only_its_divergence_is_missing(
     assert same_weights(one, two)
 
 
+def test_kl_is_that_of_the_policy_that_sampled_also_where_a_step_has_several_updates(train: Train) -> None:
+    """In the first step that is the reference itself, however far the first update goes."""
+    optim = {"lr": 0.1, "schedule": "constant", "warmup_steps": 0}
+    run = train(grpo={"steps": 1, "minibatches": 2, "optim": optim, "kl": {"coef": 0}})
+    (line,) = [line for line in lines(run / "metrics.jsonl") if line["stage"] == "grpo"]
+    assert line["grad_norm"] > 0
+    assert abs(line["kl"]) < 1e-6
+
+
 def test_the_sampler_gives_its_weights_back_for_the_time_of_the_update(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:
