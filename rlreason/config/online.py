@@ -20,7 +20,7 @@ class KlConfig(Section):
     )
     where: Literal["loss", "reward", "tokens"] = Field(
         default="loss",
-        description="take the penalty in the loss, from the reward, or from each token's advantage (KL ahead)",
+        description="take the penalty in the loss, from the reward, or from each token's advantage",
     )
     correction: bool = Field(
         default=False, description="weigh the penalty in the loss by the importance ratio (arXiv 2512.02556)"
