@@ -28,7 +28,7 @@ class KlConfig(Section):
     reference: str = Field(
         default="start",
         min_length=1,
-        description="start (the model before the stage), adapter_off, a path or name of a model, or none",
+        description="start (the model before the stage), adapter_off, the path or name of a model, or none",
     )
 
 

@@ -130,7 +130,7 @@ class _Batch:
         self._slots = slots
         self._limit = sampling.max_new_tokens
         self._eos_ids = eos_ids
-        # The last prompt by the number of its request: the next rows may be of the same one.
+        # The last prompt by the number of its request, where the next rows are of the same one.
         self._prefilled: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self.rows: list[_Row] = []
 
@@ -149,14 +149,16 @@ class _Batch:
         fresh = {
             number: rows[0].prompt_ids for number, rows in rows_of.items() if number not in self._prefilled
         }
-        last = entering[-1].request
+        following = waiting[0].request if waiting else None
+        kept = {}
         for number, prompt in chain(self._prefilled.items(), self._prefill(fresh)):
             if rows := rows_of.get(number):
                 self._slots.enter(*prompt, torch.stack([_uniforms(row, self._limit) for row in rows]))
                 self.rows += rows
-            if number == last:
+            if number == following:
                 # Of its own, as each is a part of the tensors of all that were computed with it.
-                kept = {number: (prompt[0].clone(), prompt[1].clone(), prompt[2].clone())}
+                own = number in self._prefilled
+                kept[number] = prompt if own else (prompt[0].clone(), prompt[1].clone(), prompt[2].clone())
             del prompt
         self._prefilled = kept
         for row in entering:
