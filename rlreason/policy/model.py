@@ -1,6 +1,6 @@
 """The policy: a causal language model, its tokenizer, its adapter; loading, saving, checking."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,13 +115,23 @@ def load_policy(
 
 
 def switch_dropout_off(model: nn.Module) -> None:
-    """Also of attention, whose dropout is no module but a number (`attention_dropout`) in its own."""
+    for owner, name in _dropouts(model):
+        setattr(owner, name, 0.0)
+
+
+def drops(model: nn.Module) -> bool:
+    """Whether the model drops anything out while it trains."""
+    return any(getattr(owner, name) > 0 for owner, name in _dropouts(model))
+
+
+def _dropouts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Where the shares that drop out stand. That of attention is a number in its own module."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.p = 0.0
+            yield module, "p"
         for name, value in vars(module).items():
             if "dropout" in name and isinstance(value, float):
-                setattr(module, name, 0.0)
+                yield module, name
 
 
 def _new_tokenizer(

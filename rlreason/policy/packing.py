@@ -65,7 +65,7 @@ class Completion:
 
 
 # Beyond this many tokens a mask over a shared row costs more than it saves in prompt tokens.
-_SHARED_ROW = 2048
+SHARED_ROW = 2048
 
 
 class PassSize(NamedTuple):
@@ -83,8 +83,8 @@ class PassSize(NamedTuple):
         would be idle half of the time.
         """
         if asked is not None:
-            return cls(asked, min(asked, _SHARED_ROW))
-        return cls(512 if device.type == "cpu" else 8192, _SHARED_ROW)
+            return cls(asked, min(asked, SHARED_ROW))
+        return cls(512 if device.type == "cpu" else 8192, SHARED_ROW)
 
 
 def plan_rows(sequences: Sequence[Completion], *, share_prompt: bool, width: int) -> list[list[int]]:
