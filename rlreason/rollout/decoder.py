@@ -46,6 +46,27 @@ class _Layer:
     rope: int | None
 
 
+@dataclass(frozen=True)
+class Prompt:
+    """Tokens that were computed: their keys and values in every layer, and the logits behind the last.
+
+    `after` is what stands in front of them, whose keys and values are its own.
+    """
+
+    keys_LKND: Tensor
+    values_LKND: Tensor
+    logits_V: Tensor
+    after: "Prompt | None" = None
+
+    def __len__(self) -> int:
+        return self.keys_LKND.shape[2] + (len(self.after) if self.after is not None else 0)
+
+    def clone(self) -> "Prompt":
+        """The same in tensors of its own; computed with others, it is a part of theirs."""
+        own = self.keys_LKND.clone(), self.values_LKND.clone(), self.logits_V.clone()
+        return Prompt(*own, self.after)
+
+
 class Decoder:
     """Computes next-token logits with copies of a model's weights in `dtype`, laid out for this device."""
 
@@ -122,25 +143,30 @@ class Decoder:
             block=block,
         )
 
-    def prefill(self, prompts: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Compute prompts side by side: of each `(keys_LKTD, values_LKTD, logits_V)`.
+    def prefill(self, prompts: Sequence[Sequence[int]], after: Prompt | None = None) -> list[Prompt]:
+        """Compute prompts side by side, or what each goes on with behind `after`.
 
-        The logits are those of its last token. Shorter prompts are padded behind their end, where none of
-        their tokens looks.
+        Shorter ones are padded behind their end, where none of their tokens looks.
         """
         lengths = [len(prompt) for prompt in prompts]
-        longest = max(lengths)
-        self._reserve(longest)
+        longest, start = max(lengths), len(after) if after is not None else 0
+        self._reserve(start + longest)
         tokens = torch.zeros((len(prompts), longest), dtype=torch.long)
         for row, prompt in zip(tokens, prompts, strict=True):
             row[: len(prompt)] = torch.tensor(prompt)
-        rotations = [(cos[:longest], sin[:longest]) for cos, sin in self._tables]
-        bands = [self._band(longest, window) for window in self._windows]
+        span = slice(start, start + longest)
+        rotations = [(cos[span], sin[span]) for cos, sin in self._tables]
+        bands = [self._band(start, longest, window) for window in self._windows]
         keys, values = [], []
 
         def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             keys.append(key)
             values.append(value)
+            if after is not None:
+                key, value = (
+                    torch.cat([before[index].expand(len(prompts), -1, -1, -1), own], dim=2)
+                    for before, own in ((after.keys_LKND, key), (after.values_LKND, value))
+                )
             band = bands[self._window_of[index]]
             return F.scaled_dot_product_attention(
                 query,
@@ -155,9 +181,9 @@ class Decoder:
         hidden = self._forward(tokens.to(self._device), rotations, attend)
         last = torch.tensor(lengths, device=self._device) - 1
         logits = self._logits(hidden[torch.arange(len(prompts), device=self._device), last])
-        keys_LBKTD, values_LBKTD = torch.stack(keys), torch.stack(values)
+        keys_LBKND, values_LBKND = torch.stack(keys), torch.stack(values)
         return [
-            (keys_LBKTD[:, row, :, :length], values_LBKTD[:, row, :, :length], logits[row])
+            Prompt(keys_LBKND[:, row, :, :length], values_LBKND[:, row, :, :length], logits[row], after)
             for row, length in enumerate(lengths)
         ]
 
@@ -180,13 +206,17 @@ class Decoder:
         hidden = self._forward(tokens_S.unsqueeze(1), rotations, attend)
         return self._logits(hidden[:, 0])
 
-    def _band(self, length: int, window: int | None) -> Tensor | None:
-        """What each token of a prompt sees, (N, N); None where that is all before it and itself."""
-        if window is None or window >= length:
+    def _band(self, start: int, length: int, window: int | None) -> Tensor | None:
+        """What each of N tokens at `start` and after sees, (N, start + N).
+
+        None where that is all before it and itself, and nothing stands in front.
+        """
+        if start == 0 and (window is None or window >= length):
             return None
-        places = torch.arange(length, device=self._device)
-        distance = places[:, None] - places
-        return (distance >= 0) & (distance < window)
+        places = torch.arange(start + length, device=self._device)
+        distance = places[start:, None] - places
+        seen = distance >= 0
+        return seen if window is None else seen & (distance < window)
 
     def _masks(self, lengths_S: Tensor, longest: int) -> list[Tensor]:
         """For each distinct window, 0 where a slot's new token sees a position and -inf elsewhere."""

@@ -107,16 +107,16 @@ class Cache:
             self._keys[layer], self._values[layer] = keys, values
         self.positions = wanted
 
-    def fill(self, slots: slice, keys_LKTD: Tensor, values_LKTD: Tensor) -> None:
-        """Put a prompt into each of `slots`, whose room is reserved."""
-        length = keys_LKTD.shape[2]
-        for layer, (keys, values) in enumerate(zip(keys_LKTD, values_LKTD, strict=True)):
+    def fill(self, slots: slice, keys_LKND: Tensor, values_LKND: Tensor, *, end: int) -> None:
+        """Put the same N positions, up to `end`, into each of `slots`, whose room is reserved."""
+        places = slice(end - keys_LKND.shape[2], end)
+        for layer, (keys, values) in enumerate(zip(keys_LKND, values_LKND, strict=True)):
             if self._columns:
                 # Turned once and not for each slot: in half the time.
-                self._keys[layer][slots, :, :, :length] = keys.transpose(-1, -2).contiguous()
+                self._keys[layer][slots, :, :, places] = keys.transpose(-1, -2).contiguous()
             else:
-                self._keys[layer][slots, :, :length] = keys
-            self._values[layer][slots, :, :length] = values
+                self._keys[layer][slots, :, places] = keys
+            self._values[layer][slots, :, places] = values
 
     def move(self, sources: Tensor, targets: Tensor) -> None:
         """Copy what is in some slots to others."""

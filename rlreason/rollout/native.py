@@ -1,8 +1,9 @@
 """The native engine: batched decoding of the families it knows, with a cache that grows in blocks.
 
-Each prompt is computed once, however many completions it gets; its keys and values are copied into the
-slot of every completion. A finished completion leaves its slot and the next one enters before another token
-is drawn: on a processor at once, on a GPU when the host looks next.
+Each prompt is computed once, however many completions it gets, and so is what all prompts begin with, such
+as a system prompt; keys and values are copied into the slot of every completion. A finished completion
+leaves its slot and the next one enters before another token is drawn: on a processor at once, on a GPU when
+the host looks next.
 
 Shapes: V vocabulary.
 """
@@ -10,21 +11,24 @@ Shapes: V vocabulary.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby
+from itertools import chain, groupby, takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlreason.policy.adapter import causal_lm_of
-from rlreason.rollout.decoder import Decoder
+from rlreason.rollout.decoder import Decoder, Prompt
 from rlreason.rollout.engine import Request, Sampling, Told
 from rlreason.rollout.families import describe
 from rlreason.rollout.slots import Pace, Slots, pace_of
 from rlreason.types import Rollout
 
-# Prompts are computed together up to this many tokens, padding included.
-_PREFILL_TOKENS = 1024
+# Prompts are computed together up to this many tokens, padding included, and up to so many times as many
+# with what stands in front of them, whose keys are copied for each in one layer at a time.
+_PREFILL_TOKENS, _PREFILL_KEYS = 1024, 8
+# What prompts begin with is computed by itself if it is at least this long.
+_COMMON_TOKENS = 16
 
 
 @dataclass
@@ -104,7 +108,8 @@ class NativeEngine:
             device=self.device,
             pace=self._pace,
         )
-        batch = _Batch(self.decoder, slots, sampling, self._eos_ids)
+        common = _common([request.prompt_ids for request in requests if request.seeds])
+        batch = _Batch(self.decoder, slots, sampling, self._eos_ids, common)
         finished = 0
         while waiting or batch.rows:
             left = batch.leave()
@@ -125,13 +130,21 @@ class NativeEngine:
 class _Batch:
     """The completions in the slots, and the prompts they go on from."""
 
-    def __init__(self, decoder: Decoder, slots: Slots, sampling: Sampling, eos_ids: frozenset[int]) -> None:
+    def __init__(
+        self,
+        decoder: Decoder,
+        slots: Slots,
+        sampling: Sampling,
+        eos_ids: frozenset[int],
+        common: list[int],
+    ) -> None:
         self._decoder = decoder
+        self._common = decoder.prefill([common])[0] if common else None
         self._slots = slots
         self._limit = sampling.max_new_tokens
         self._eos_ids = eos_ids
         # The last prompt by the number of its request, where the next rows are of the same one.
-        self._prefilled: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self._prefilled: dict[int, Prompt] = {}
         self.rows: list[_Row] = []
 
     def admit(self, waiting: deque[_Row]) -> bool:
@@ -153,12 +166,11 @@ class _Batch:
         kept = {}
         for number, prompt in chain(self._prefilled.items(), self._prefill(fresh)):
             if rows := rows_of.get(number):
-                self._slots.enter(*prompt, torch.stack([_uniforms(row, self._limit) for row in rows]))
+                self._slots.enter(prompt, torch.stack([_uniforms(row, self._limit) for row in rows]))
                 self.rows += rows
             if number == following:
-                # Of its own, as each is a part of the tensors of all that were computed with it.
-                own = number in self._prefilled
-                kept[number] = prompt if own else (prompt[0].clone(), prompt[1].clone(), prompt[2].clone())
+                # As each is a part of the tensors of all that were computed with it.
+                kept[number] = prompt if number in self._prefilled else prompt.clone()
             del prompt
         self._prefilled = kept
         for row in entering:
@@ -171,16 +183,21 @@ class _Batch:
             max(len(row.prompt_ids) + min(self._limit, max(0, row.drawn - 1) + tokens) for row in rows)
         )
 
-    def _prefill(self, prompts: dict[int, list[int]]) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
+    def _prefill(self, prompts: dict[int, list[int]]) -> Iterator[tuple[int, Prompt]]:
         """Compute prompts by the number of their request, several at a time, the longest first.
 
         Those that were taken are not held here, so that never more than several stand beside the cache.
         """
+        start = len(self._common) if self._common is not None else 0
         numbers = sorted(prompts, key=lambda number: len(prompts[number]), reverse=True)
         while numbers:
-            several = max(1, _PREFILL_TOKENS // len(prompts[numbers[0]]))
+            longest = len(prompts[numbers[0]])
+            several = max(
+                1, min(_PREFILL_TOKENS // (longest - start), _PREFILL_KEYS * _PREFILL_TOKENS // longest)
+            )
             now, numbers = numbers[:several], numbers[several:]
-            yield from zip(now, self._decoder.prefill([prompts[n] for n in now]), strict=True)
+            own = [prompts[number][start:] for number in now]
+            yield from zip(now, self._decoder.prefill(own, self._common), strict=True)
 
     def write(self, tokens: int) -> None:
         """Draw up to that many tokens more in each row, and not more than any row can take."""
@@ -204,6 +221,13 @@ class _Batch:
         leaving = [self.rows[slot] for slot in ended]
         self.rows = [self.rows[slot] for slot in self._slots.drop(ended)]
         return list(zip(leaving, rollouts, strict=True))
+
+
+def _common(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """What all of several prompts begin with, if that is long enough; none is all of it."""
+    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
+    same = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
+    return same if len(prompts) > 1 and len(same) >= _COMMON_TOKENS else []
 
 
 def _uniforms(row: _Row, count: int) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rlreason.rollout.decoder import Decoder
+from rlreason.rollout.decoder import Decoder, Prompt
 from rlreason.rollout.engine import Sampling
 from rlreason.rollout.sampler import sample_tokens
 
@@ -100,16 +100,19 @@ class Slots:
             self._graphs.clear()
             self._cache.reserve(positions)
 
-    def enter(self, keys_LKTD: Tensor, values_LKTD: Tensor, logits_V: Tensor, uniforms_SN: Tensor) -> None:
+    def enter(self, prompt: Prompt, uniforms_SN: Tensor) -> None:
         """Begin a completion of one prompt for each row of uniforms, and draw its first token."""
         count = len(uniforms_SN)
         slots = slice(self.used, self.used + count)
-        self._cache.fill(slots, keys_LKTD, values_LKTD)
-        self._lengths_S[slots] = keys_LKTD.shape[2]
+        part: Prompt | None = prompt
+        while part is not None:
+            self._cache.fill(slots, part.keys_LKND, part.values_LKND, end=len(part))
+            part = part.after
+        self._lengths_S[slots] = len(prompt)
         self._drawn_S[slots] = 0
         self._writing_S[slots] = True
         self._uniforms_SN[slots, :-1] = uniforms_SN.to(self._tokens_S.device)
-        self._draw(slots, logits_V.expand(count, -1))
+        self._draw(slots, prompt.logits_V.expand(count, -1))
         self.used += count
 
     def advance(self, tokens: int) -> None:

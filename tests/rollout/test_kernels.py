@@ -64,7 +64,7 @@ def test_attention_over_a_cache_that_grows_moves_and_shrinks(columns: bool) -> N
     cache.reserve(6)
     for number, length in enumerate((5, 2, 6)):
         keys, values = torch.randn(2, 2, KV_HEADS, length, WIDTH)
-        cache.fill(slice(number, number + 1), keys, values)
+        cache.fill(slice(number, number + 1), keys, values, end=length)
         held.append((keys[1].transpose(0, 1), values[1].transpose(0, 1)))
 
     def check() -> None:
@@ -110,7 +110,8 @@ def test_one_prompt_fills_several_slots(columns: bool) -> None:
     cache = Cache(layers=1, slots=3, kv_heads=1, head_dim=4, like=torch.zeros(1), columns=columns, block=32)
     cache.reserve(3)
     keys, values = torch.randn(2, 1, 1, 3, 4)
-    cache.fill(slice(0, 3), keys, values)
+    cache.fill(slice(0, 3), keys[:, :, :2], values[:, :, :2], end=2)
+    cache.fill(slice(0, 3), keys[:, :, 2:], values[:, :, 2:], end=3)
     query = torch.randn(1, 2, 4).expand(3, -1, -1).contiguous()
     found = cache.attend(0, query, masks([3, 3, 3], cache.positions), 0.5)
     torch.testing.assert_close(found[0], found[1])

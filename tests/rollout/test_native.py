@@ -242,9 +242,9 @@ def test_a_prompt_is_computed_once_however_many_completions_it_gets(monkeypatch:
     computed = []
     prefill = engine.decoder.prefill
 
-    def counted(prompts: list[list[int]]) -> Any:
+    def counted(prompts: list[list[int]], after: Any) -> Any:
         computed.extend(prompts)
-        return prefill(prompts)
+        return prefill(prompts, after)
 
     monkeypatch.setattr(engine.decoder, "prefill", counted)
     crowd = requests([(5, 6), (9, 3)])
@@ -276,11 +276,11 @@ def test_prompts_that_have_entered_are_not_held_beside_the_cache(monkeypatch: py
     alive = []
     prefill = engine.decoder.prefill
 
-    def counted(prompts: Any) -> Any:
+    def counted(prompts: Any, after: Any) -> Any:
         alive.append([not torch.UntypedStorage._expired(one) for one in stacks])
-        found = prefill(prompts)
-        storage = found[0][0].untyped_storage()  # of the keys of all that were computed
-        assert storage.data_ptr() == found[1][0].untyped_storage().data_ptr()
+        found = prefill(prompts, after)
+        storage = found[0].keys_LKND.untyped_storage()  # of the keys of all that were computed
+        assert storage.data_ptr() == found[1].keys_LKND.untyped_storage().data_ptr()
         stacks.append(storage._weak_ref())
         return found
 
@@ -381,8 +381,8 @@ def test_between_two_looks_nothing_is_asked_of_the_device() -> None:
         pace=Pace(tokens=8, block=32),
     )
     slots.reserve(32)
-    ((keys, values, logits),) = engine.decoder.prefill([[5, 6, 7]])
-    slots.enter(keys, values, logits, torch.rand(3, 16))
+    (prompt,) = engine.decoder.prefill([[5, 6, 7]])
+    slots.enter(prompt, torch.rand(3, 16))
     with OnOneDevice():
         slots.advance(8)
     with pytest.raises((RuntimeError, NotImplementedError)):
