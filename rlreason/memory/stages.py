@@ -267,7 +267,11 @@ def _sampling(
 def _supervised(
     config: RunConfig, stage: str, shape: ModelShape, prompts: Prompts, device: torch.device
 ) -> Estimate:
-    """The stages on transformers' trainers; a row counts as long as the longest."""
+    """The stages on transformers' trainers; a row counts as long as the longest.
+
+    What the examples of `sft` begin with is computed once where it can be, and counted for each: they may
+    turn out to have nothing in common.
+    """
     dtype = resolve_precision(config.model.precision, device)
     sections = {"pretrain": config.pretrain, "sft": config.sft, "reward_model": config.reward_model}
     settings: Any = sections[stage]

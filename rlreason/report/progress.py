@@ -6,6 +6,7 @@ from collections.abc import Callable
 from rlreason.report.text import duration
 
 _EVERY = 60.0  # seconds
+_TELLING = 0.1  # the share that has to be done before the time left is told
 
 
 class Progress:
@@ -22,5 +23,7 @@ class Progress:
         if moment - self._said < _EVERY or not 0 < done < self._total:
             return
         self._said = moment
-        left = (moment - self._began) * (self._total - done) / done
-        self._note(f"{done:,} of {self._total:,} {self._what}, {duration(left)} left")
+        # What is done side by side ends all at once: the first to end say nothing about the rest.
+        known = done >= _TELLING * self._total
+        left = f", {duration((moment - self._began) * (self._total - done) / done)} left" if known else ""
+        self._note(f"{done:,} of {self._total:,} {self._what}{left}")

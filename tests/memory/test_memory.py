@@ -227,7 +227,7 @@ def test_many_long_sequences_make_sampling_the_moment_that_counts() -> None:
         (16, True, [Pass(False, 1, 32, 32)]),
         # Two completions of 12 do not fit into 40 beside 20 tokens, but two shorter ones do.
         (40, True, [Pass(False, 2, 32, 40), Pass(True, 1, 40, 40)]),
-        # On a processor a pass takes 512 tokens: seven rows of 68, of which there are 4.
+        # On a processor a pass takes 768 tokens: eleven rows of 68, of which there are 4.
         (None, True, [Pass(True, 4, 68, 272)]),
     ],
 )

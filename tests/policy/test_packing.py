@@ -199,7 +199,7 @@ def test_any_groups_and_any_budget(shape: list[tuple[int, list[int]]], budget: i
 @pytest.mark.parametrize(
     ("asked", "device", "expected"),
     [
-        (None, "cpu", (512, 2048)),
+        (None, "cpu", (768, 2048)),
         (None, "cuda", (8192, 2048)),
         (300, "cpu", (300, 300)),
         (300, "cuda", (300, 300)),

@@ -25,5 +25,9 @@ def test_long_work_is_told_once_a_minute_with_what_is_left() -> None:
     assert notes == ["400 of 1,600 answers, 3:00 left", "800 of 1,600 answers, 2:01 left"]
 
 
+def test_the_first_of_many_side_by_side_say_nothing_about_the_time_left() -> None:
+    assert _said(250, [(120.0, 1), (180.0, 25)]) == ["1 of 250 answers", "25 of 250 answers, 27:00 left"]
+
+
 def test_nothing_is_said_before_the_first_and_after_the_last() -> None:
     assert _said(10, [(70.0, 0), (200.0, 10)]) == []
