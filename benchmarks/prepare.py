@@ -1,7 +1,7 @@
 """The first process of a benchmark: it makes the model folder and the prompts, and measures the roofline.
 
-The folder holds the model as it is, but for the token that ends a sequence: it is a new one, whose id lies
-behind the last row of the head, so that nothing ever samples it. See `harness`.
+The folder holds the model as it is, but for the token that ends a sequence, unless that is needed: it is a
+new one, whose id lies behind the last row of the head, so that nothing ever samples it. See `harness`.
 """
 
 import json
@@ -49,7 +49,10 @@ def prepare(settings: dict[str, Any], turns: Turns) -> None:
     tokenizer = _random_model(scratch, target) if scratch else _linked_model(settings["model"], target)
     model = _sizes(target)
     model["name"] = "random weights" if scratch else settings["model"]
-    _never_ends(tokenizer, target, rows=model["rows"])
+    if settings.get("ends"):
+        tokenizer.save_pretrained(target)
+    else:
+        _never_ends(tokenizer, target, rows=model["rows"])
     wanted = settings.get("most_prompts") or settings["prompts"]
     examples, prompt_ids = _questions(tokenizer, wanted + 1, settings["prompt_tokens"])
     for name, part in (("train", examples[:-1]), ("held_out", examples[-1:])):
@@ -76,16 +79,18 @@ def _random_model(shape: dict[str, Any], target: Path) -> Any:
 
     from rlreason.config.model import ModelConfig
     from rlreason.policy.architecture import scratch_model
+    from rlreason.policy.chat import Renderer
     from rlreason.policy.scratch import scratch_tokenizer
 
     size = shape["vocabulary"]
     sizes = {key: value for key, value in shape.items() if key != "vocabulary"}
     letters = "abcdefghijklmnopqrstuvwxyz"
     own = ["0123456789 + - . , ? What is", " ".join(_FILLER)]
-    known = scratch_tokenizer(own).get_vocab()
+    tags = Renderer.tags("think_answer")
+    known = scratch_tokenizer(own, tags).get_vocab()
     spelled = ("".join(word) for length in count(3) for word in product(letters, repeat=length))
     words = islice((word for word in spelled if word not in known), size - len(known))
-    tokenizer = scratch_tokenizer([*own, *words])
+    tokenizer = scratch_tokenizer([*own, *words], tags)
     torch.manual_seed(0)
     scratch_model(ModelConfig.model_validate({"scratch": sizes}), tokenizer).save_pretrained(target)
     return tokenizer

@@ -12,6 +12,7 @@ import profile_step
 import pytest
 import rollout
 import scaling
+import sft_step
 from harness import Bench, SideFailed, parse, parser
 
 BENCHMARKS = Path(grpo_step.__file__).parent
@@ -84,6 +85,16 @@ def test_sides_that_did_other_work_are_not_compared() -> None:
         grpo_step.check_results(bench, "TRL", [{"tokens": 23}])
     with pytest.raises(SideFailed, match="did not do the same work"):
         grpo_step.check_results(bench, "ours", [{"tokens": 24, "informative": 0.5}])
+
+
+def test_cold_starts_of_another_loss_or_size_are_not_compared() -> None:
+    def took(**changes: Any) -> list[dict[str, Any]]:
+        return [{"seconds": 1.0, "tokens": 24, "loss": 2.0, **changes}]
+
+    sft_step.check_results({"ours": took(), "TRL": took(loss=2.001)}, within=1e-3)
+    for other in (took(tokens=23), took(loss=2.01)):
+        with pytest.raises(SideFailed, match="did not do the same work"):
+            sft_step.check_results({"ours": took(), "TRL": other}, within=1e-3)
 
 
 def test_a_peak_is_shown_also_where_the_other_side_failed() -> None:
@@ -167,6 +178,7 @@ RUNS = {
     "memory": ["--prompts", "2", "--lengths", "4"],
     "profile_step": ["--rounds", "2", "--prompts", "4", "--new-tokens", "8"],
     "rollout": ["--rounds", "2", "--sequences", "8", "16", "--new-tokens", "8"],
+    "sft_step": ["--rounds", "2", "--prompts", "4", "--new-tokens", "8"],
     "scaling": ["--rounds", "2", "--groups", "2", "8", "--lengths", "4", "--new-tokens", "3"],
 }
 
@@ -185,6 +197,10 @@ def test_a_whole_run_prints_what_it_found_and_writes_json(name: str, tmp_path: P
         assert found["compared"]["ratio"] > 0
         assert found["trials"].keys() == {"8x2", "16x1"}
         assert [len(rounds) for rounds in found["rounds"].values()] == [2, 2]
+    elif name == "sft_step":
+        (ours, _), (theirs, _) = found["rounds"].values()
+        assert ours["tokens"] == theirs["tokens"] > 4 * 8
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-4)
     elif name == "memory":
         assert found["lengths"][0]["process"]["ours"] > 1e8
     elif name == "profile_step":

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import EOS, FAMILIES, PAD, plain_logprobs, random_ids, tiny_model
+from sampled import check_logprobs, flat, native
+from tiny import EOS, FAMILIES, PAD, random_ids, tiny_model
 
 from rlreason.rollout import Request, Sampling
 from rlreason.rollout import native as native_module
@@ -15,10 +16,6 @@ from rlreason.seeds import derive_seed
 SYSTEM = random_ids(20, seed=1)
 # The first is all that is common and one token more; the last goes on longest.
 PROMPTS = [[*SYSTEM, *random_ids(length, seed=length)] for length in (1, 4, 2, 9)]
-
-
-def native(model: Any, *, slots: int = 16) -> NativeEngine:
-    return NativeEngine(model, eos_ids=(EOS,), max_sequences=slots, dtype=torch.float32)
 
 
 def prefilled(engine: NativeEngine, monkeypatch: pytest.MonkeyPatch) -> list[list[list[int]]]:
@@ -50,9 +47,7 @@ def test_tokens_and_logprobs_are_those_of_whole_prompts(name: str, monkeypatch: 
         )
         assert rollout.completion_ids == expected[0, len(prompt) :].tolist()
         assert rollout.prompt_ids == prompt
-        with torch.no_grad():
-            wanted = plain_logprobs(model, prompt, rollout.completion_ids)
-        torch.testing.assert_close(torch.tensor(rollout.logprobs), wanted, rtol=0, atol=1e-4)
+    check_logprobs(model, flat(groups))
 
 
 def test_more_completions_than_slots(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,16 +58,13 @@ def test_more_completions_than_slots(monkeypatch: pytest.MonkeyPatch) -> None:
         Request(prompt, tuple(derive_seed("test", number, k) for k in range(3)))
         for number, prompt in enumerate(PROMPTS)
     ]
-    engine = native(model, slots=4)
+    engine = native(model, max_sequences=4)
     seen = prefilled(engine, monkeypatch)
     groups = engine.generate(requests, Sampling(max_new_tokens=8, temperature=0.8))
     assert sum(map(len, seen)) == 1 + len(PROMPTS)  # each once, though they enter four at a time
     for group in groups:
         assert len({tuple(rollout.completion_ids) for rollout in group}) == 3
-        for rollout in group:
-            with torch.no_grad():
-                wanted = plain_logprobs(model, rollout.prompt_ids, rollout.completion_ids, 0.8)
-            torch.testing.assert_close(torch.tensor(rollout.logprobs), wanted, rtol=0, atol=1e-4)
+    check_logprobs(model, flat(groups), temperature=0.8)
 
 
 @pytest.mark.parametrize(
