@@ -9,10 +9,13 @@ Shapes: B examples, N tokens.
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlreason.policy.adapter import causal_lm_of
+from rlreason.policy.blocks import takes_blocks
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy, drops
 from rlreason.policy.packing import SHARED_ROW, Completion, Packed, PassSize, pack, plan_rows
@@ -29,8 +32,9 @@ class ExampleLoss:
     """Sums `-log p(token)` over the labelled tokens of a batch, in nats, with gradient.
 
     It goes through the modules of the policy's model, not through what wraps that for several processes.
-    With dropout nothing is shared: each example has zeros of its own. Runs two short forward passes to find
-    out what the model allows.
+    Runs a few short forward passes to find out what the model allows; `notes` says what it does not. With
+    dropout nothing is shared, so that each example has zeros of its own; nor where attention would compute
+    the pairs of all examples in a row, and keep them. Raises UserError as `probe_forward` does.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -39,10 +43,10 @@ class ExampleLoss:
         training = policy.model.training
         policy.model.eval()
         try:
-            shareable, _ = probe_forward(policy, self._forward)
+            _, self.notes = probe_forward(policy, self._forward)
         finally:
             policy.model.train(training)
-        self._share = shareable and not drops(policy.model)
+        self._share = takes_blocks(causal_lm_of(policy.model)) and not drops(policy.model)
 
     def __call__(self, ids_BN: Tensor, labels_BN: Tensor, valid_BN: Tensor) -> Tensor:
         """A scalar. `valid_BN` is 1 on tokens and 0 on the padding behind them; labels are not shifted.
@@ -84,6 +88,23 @@ def pack_examples(
     return replace(packed, mask_CT=mask_CT)
 
 
+def tokens_computed(rows: Sequence[dict[str, Any]], batch_size: int) -> int:
+    """Tokens of one pass over rows of `input_ids` and `completion_mask`, padding included.
+
+    As they are laid out where they may share what they begin with.
+    """
+    count = 0
+    for start in range(0, len(rows), batch_size):
+        ids = [row["input_ids"] for row in rows[start : start + batch_size]]
+        masks = [row["completion_mask"] for row in rows[start : start + batch_size]]
+        labels = [
+            [token if kept else IGNORED for token, kept in zip(*pair, strict=True)]
+            for pair in zip(ids, masks, strict=True)
+        ]
+        count += pack_examples(ids, labels, share=True, pad_id=0).ids_NW.numel()
+    return count
+
+
 def _first_label(labels: Sequence[int]) -> int:
     """Where the first token with loss stands, 1 or more; the last token of a row without any."""
     places = (place for place, label in enumerate(labels) if place and label != IGNORED)
@@ -107,4 +128,4 @@ def _even_width(sequences: Sequence[Completion]) -> int:
     width = prompt + max(max(lengths), -(-sum(lengths) // fewest))
     while rows(width) > fewest:
         width += 16
-    return width
+    return min(width, SHARED_ROW)

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from rlreason.algorithms import token_logprobs
+from rlreason.errors import UserError
 from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.blocks import switch, takes_blocks
 from rlreason.policy.model import Policy
 from rlreason.policy.packing import Completion, Packed, PassSize, pack
 
-# In float32, the packed and chunked log-probs agree with a plain forward pass to this, or are not used.
-_PROBE_TOLERANCE = 1e-3
+# The packed and chunked log-probs agree with a plain forward pass to this, or are not used: in float32, and
+# in half precision, where only a scale that was not known is looked for.
+_TOLERANCE, _HALF_TOLERANCE = 1e-3, 0.1
 
 
 class CompletionLogprobs(nn.Module):
@@ -62,7 +64,9 @@ class CompletionLogprobs(nn.Module):
                 states, head = rows_at(hidden_NWH, source), causal_lm.get_output_embeddings()
                 if type(head) is nn.Linear and head.bias is None:
                     head = head.weight  # without an adapter or a hook, the product itself can be chunked
-                softcap = getattr(_text_config(self.model), "final_logit_softcapping", None)
+                text = _text_config(self.model)
+                softcap = getattr(text, "final_logit_softcapping", None)
+                temperature = temperature / _logit_scale(text)
             else:
                 states, head = rows_at(causal_lm(**inputs).logits, source), nn.Identity()
                 softcap = None  # the model has applied it
@@ -100,32 +104,43 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
     """Find out what this model allows, by comparing with a plain forward pass of `model(ids).logits`.
 
     Sets `forward.chunked` and `forward.shareable`; returns whether prompts may be shared, and a note for each
-    shortcut that is not taken. Compared in float32 on random tokens: two completions of one prompt.
+    shortcut that is not taken. Compared in float32 on random tokens: two completions of one prompt. Raises
+    UserError where the model's own logits, in rows of a length, are not those of its plain forward pass.
     """
-    if getattr(_text_config(policy.model), "_attn_implementation", "") == "flash_attention_2":
-        forward.shareable = False  # it computes in half precision only and takes no block mask
-        return False, ["flash attention takes no block mask: each completion repeats its prompt"]
     causal_lm, text = causal_lm_of(policy.model), _text_config(policy.model)
+    flash = text._attn_implementation == "flash_attention_2"
+    # It computes in half precision only.
+    precision = partial(policy.autocast, None if flash else torch.float32)
+    tolerance = _HALF_TOLERANCE if flash else _TOLERANCE
     generator = torch.Generator().manual_seed(0)
     vocabulary = policy.model.get_input_embeddings().weight.shape[0]
     draw = torch.randint(0, vocabulary, (3, 8), generator=generator).tolist()
     prompt, completions = draw[0], draw[1:]
     sequences = [Completion(0, prompt, completion) for completion in completions]
-    plain = torch.stack([_plain_logprobs(policy, prompt, completion) for completion in completions])
+    with precision():
+        plain = torch.stack([_plain_logprobs(policy, prompt, completion) for completion in completions])
 
     def right(share: bool) -> bool:
         (packed,) = pack(sequences, share_prompt=share, size=PassSize(4096, 4096), pad_id=policy.pad_id)
         logprobs_CT, _ = forward(packed.to(policy.device), 1.0)
-        return float((logprobs_CT - plain[list(packed.order)]).abs().max()) < _PROBE_TOLERANCE
+        return float((logprobs_CT - plain[list(packed.order)]).abs().max()) < tolerance
 
     notes = []
-    autocast, forward._autocast = forward._autocast, partial(policy.autocast, torch.float32)
+    autocast, forward._autocast = forward._autocast, precision
     try:
-        if not right(share=False):
+        if not allows(lambda: right(share=False)):
             forward.chunked = False
             notes.append(
                 "this model's logits are not its head times its hidden state: full logits are computed"
             )
+            if not allows(lambda: right(share=False)):
+                raise UserError(
+                    "model: with position ids and an attention mask it does not give the log-probs of its "
+                    "plain forward pass, so that rows of several lengths cannot be trained; take another one"
+                )
+        if flash:
+            forward.shareable = False
+            return False, [*notes, "flash attention takes no block mask: each completion repeats its prompt"]
         shareable = allows(lambda: right(share=True))
         asked = text._attn_implementation != "sdpa"  # another one, by the config
         if shareable and not (is_windowed(text) or asked or try_blocks(causal_lm, lambda: right(share=True))):
@@ -168,12 +183,26 @@ def _text_config(model: Any) -> Any:
     return causal_lm_of(model).config.get_text_config()
 
 
+def _logit_scale(config: Any) -> float:
+    """What a model multiplies its logits by, where its config says so in one of the known ways.
+
+    Others are found by the probe. One with a softcap, which comes behind the scale, is left to it too.
+    """
+    if getattr(config, "final_logit_softcapping", None) is not None:
+        return 1.0
+    for name in ("logit_scale", "lm_head_multiplier"):  # Cohere; Falcon-H1
+        if (scale := getattr(config, name, None)) is not None:
+            return float(scale) if scale > 0 else 1.0
+    divisor = getattr(config, "logits_scaling", None)  # Granite
+    return 1.0 / divisor if divisor else 1.0
+
+
 def is_windowed(config: Any) -> bool:
     """Whether some layer attends to the last few positions only, or to its own chunk of them."""
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         return any(kind != "full_attention" for kind in kinds)
-    if "local" in getattr(config, "attention_layers", ()):  # GPT-Neo
+    if hasattr(config, "attention_layers"):  # GPT-Neo, whose masks are as long as its positions in any layer
         return True
     return getattr(config, "sliding_window", None) is not None
 

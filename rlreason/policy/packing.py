@@ -21,7 +21,8 @@ from rlreason.policy.blocks import Blocks, lay_out, pays
 class Packed:
     """One micro-batch. `source_CT` indexes the flattened rows: the predictor of each token in `targets_CT`.
 
-    `mask_CT` is 1 on completion tokens; `order` names the caller's completion behind each of the C rows.
+    `mask_CT` is 1 on completion tokens, or on those of them that carry loss; `order` names the caller's
+    completion behind each of the C rows.
     `part_NW`, where a row is shared, is 0 on a prompt, 1, 2, ... on its completions and -1 on padding;
     `blocks` says the same to attention that can do without a mask, where that pays.
     """

@@ -12,6 +12,7 @@ from rich.console import Console
 from rlreason.config import RunConfig
 from rlreason.memory import Estimate, Machine, Prompts, estimate_run, machine, shape_of, warning_text
 from rlreason.policy.chat import RenderedPrompt, Renderer, render_all
+from rlreason.policy.examples import tokens_computed
 from rlreason.policy.model import Policy
 from rlreason.policy.tokens import Token, beginnings, online_mask, tokens
 from rlreason.preflight.forecast import Lengths, Stage, forecast
@@ -140,7 +141,7 @@ def _with_trial(
     lengths = Lengths(
         prompt=sum(found.prompt_lengths) / len(found.prompt_lengths),
         completion=mean,
-        traces=sum(rows) / len(rows) if rows else 0.0,
+        traces=tokens_computed(rows, config.sft.batch_size) / len(rows) if rows else 0.0,
         trace_rows=len(rows),
     )
     found.forecast = forecast(config, trial.rates, lengths)
@@ -201,8 +202,10 @@ def _found(
     return found
 
 
-def _trace_rows(context: RunContext, renderer: Renderer, traces: list[Any], found: Preflight) -> list[int]:
-    """The lengths of the rows of stage `sft`, whose first is shown."""
+def _trace_rows(
+    context: RunContext, renderer: Renderer, traces: list[Any], found: Preflight
+) -> list[dict[str, Any]]:
+    """The rows of stage `sft`, whose first is shown."""
     if not traces:
         return []
     limit = context.config.prompt.max_tokens + context.config.rollout.max_new_tokens
@@ -214,7 +217,7 @@ def _trace_rows(context: RunContext, renderer: Renderer, traces: list[Any], foun
         eos = [token for token, _ in found.eos]
         found.shown["sft: a completion to imitate"] = tokens(renderer, prompt, ids[begins:], mask, eos)
         _check_end(found, "sft: a completion to imitate", ended=True)
-    return [len(row["input_ids"]) for row in rows]
+    return rows
 
 
 def _show(

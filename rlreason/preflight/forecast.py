@@ -25,7 +25,10 @@ class Rates:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Mean tokens: of a prompt, of a sampled completion, of a row of stage `sft`."""
+    """Mean tokens: of a prompt, of a sampled completion, of a row of stage `sft`.
+
+    Of such a row those that are computed: what a batch begins with counts once.
+    """
 
     prompt: float
     completion: float

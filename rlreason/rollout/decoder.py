@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers.integrations.sdpa_attention import repeat_kv
 
 from rlreason.policy.adapter import effective_weight
 from rlreason.rollout.families import ACTIVATIONS, DecoderSpec, LayerSpec
@@ -168,6 +169,8 @@ class Decoder:
                     for before, own in ((after.keys_LKND, key), (after.values_LKND, value))
                 )
             band = bands[self._window_of[index]]
+            if band is not None:  # with a mask, kernels that group heads compute all scores at once
+                key, value = (repeat_kv(one, query.shape[1] // one.shape[1]) for one in (key, value))
             return F.scaled_dot_product_attention(
                 query,
                 key,
@@ -175,7 +178,7 @@ class Decoder:
                 attn_mask=band,
                 is_causal=band is None,
                 scale=self._spec.attention_scale,
-                enable_gqa=True,
+                enable_gqa=band is None,
             )
 
         hidden = self._forward(tokens.to(self._device), rotations, attend)

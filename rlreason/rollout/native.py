@@ -27,8 +27,9 @@ from rlreason.types import Rollout
 # Prompts are computed together up to this many tokens, padding included, and up to so many times as many
 # with what stands in front of them, whose keys are copied for each in one layer at a time.
 _PREFILL_TOKENS, _PREFILL_KEYS = 1024, 8
-# What prompts begin with is computed by itself if it is at least this long.
-_COMMON_TOKENS = 16
+# What prompts begin with is computed by itself if that saves this share of their tokens, in a pass that is
+# worth making. What goes on from it needs a mask, and kernels for those are slower.
+_COMMON_SHARE, _COMMON_TOKENS = 1 / 8, 16
 
 
 @dataclass
@@ -224,10 +225,12 @@ class _Batch:
 
 
 def _common(prompts: Sequence[Sequence[int]]) -> list[int]:
-    """What all of several prompts begin with, if that is long enough; none is all of it."""
+    """What all of several prompts begin with, if computing it once pays; none is all of it."""
     columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
     same = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
-    return same if len(prompts) > 1 and len(same) >= _COMMON_TOKENS else []
+    saved = len(same) * (len(prompts) - 1)
+    pays = len(same) >= _COMMON_TOKENS and saved >= _COMMON_SHARE * sum(map(len, prompts))
+    return same if pays else []
 
 
 def _uniforms(row: _Row, count: int) -> Tensor:

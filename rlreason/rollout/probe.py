@@ -15,25 +15,30 @@ _TOLERANCE = 1e-3
 def disagreement(policy: Policy) -> str | None:
     """Return how the native engine differs from the model's own forward pass, or None if it does not.
 
-    Both in float32, on two completions of a random prompt. For models that have the name of a known family
-    and are not built like it.
+    Both in float32, on two completions of each of two random prompts. For models that have the name of a
+    known family and are not built like it.
     """
-    prompt = _prompt(policy)
+    requests = _requests(policy)
     was_training = policy.model.training
     policy.model.eval()
     try:
         engine = NativeEngine(policy.model, eos_ids=(), max_sequences=2, dtype=torch.float32)
-        (group,) = engine.generate([Request(prompt, (0, 1))], Sampling(max_new_tokens=4))
-        sampled = torch.tensor([rollout.logprobs for rollout in group], device=policy.device)
-        plain, spread = _plain(policy, prompt, [rollout.completion_ids for rollout in group])
+        groups = engine.generate(requests, Sampling(max_new_tokens=4))
+        gaps, spread = [], 1.0
+        for request, group in zip(requests, groups, strict=True):
+            sampled = torch.tensor([rollout.logprobs for rollout in group], device=policy.device)
+            completions = [rollout.completion_ids for rollout in group]
+            plain, own_spread = _plain(policy, request.prompt_ids, completions)
+            gaps.append((sampled - plain).abs())
+            spread = min(spread, own_spread)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # weights of other shapes than the family's
         return f"the native engine fails on it: {str(error).splitlines()[0]}"
     finally:
         policy.model.train(was_training)
-    gap = float((sampled - plain).abs().max())
-    if gap <= _TOLERANCE * min(1.0, spread):
+    gap = float(torch.stack(gaps).max())  # NaN where one is
+    if gap <= _TOLERANCE * spread:
         return None
     return f"the native engine is {gap:.1g} nats off this model's own log-probs"
 
@@ -46,17 +51,19 @@ def stale(engine: Engine, policy: Policy) -> str | None:
     """
     if not isinstance(engine, NativeEngine):
         return None  # it samples from the weights that train
-    requests, sampling = [Request(_prompt(policy), (0, 1))], Sampling(max_new_tokens=4)
+    requests, sampling = _requests(policy), Sampling(max_new_tokens=4)
     if engine.generate(requests, sampling) != engine.twin().generate(requests, sampling):
         return "on a probe it does not sample, or not with the same log-probs, what a fresh copy samples"
     return disagreement(policy) if policy.has_adapter else None
 
 
-def _prompt(policy: Policy) -> list[int]:
+def _requests(policy: Policy) -> list[Request]:
+    """Two completions of each of two prompts, which begin with enough of the same for that to be shared."""
     generator = torch.Generator().manual_seed(0)
     vocabulary = policy.model.get_input_embeddings().weight.shape[0]
-    prompt: list[int] = torch.randint(0, vocabulary, (8,), generator=generator).tolist()
-    return prompt
+    drawn: list[int] = torch.randint(0, vocabulary, (22,), generator=generator).tolist()
+    common, first, second = drawn[:16], drawn[16:18], drawn[18:]
+    return [Request([*common, *own], (0, 1)) for own in (first, second)]
 
 
 @torch.no_grad()

@@ -23,6 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from rlreason.errors import UserError
 from rlreason.policy.checkpoint import load_optimizer, load_weights, save_parameters
+from rlreason.policy.examples import IGNORED, ExampleLoss
 from rlreason.runs.manifest import other_versions
 from rlreason.stages.context import RunContext
 from rlreason.stages.guards import GRADIENT, FiniteGuard, check_labels
@@ -37,11 +38,13 @@ _DUMPED_ROWS = 64
 class ExactTrainer(Trainer):
     """A base to put in front of a kind of Trainer. `run_stage` takes the place of `train`.
 
-    It expects one optimizer step for each batch (no accumulation).
+    It expects one optimizer step for each batch (no accumulation). With an `example_loss`, that takes the
+    place of the loss of the Trainer behind, which is to be the mean over labelled tokens.
     """
 
     optimizer: Any
     lr_scheduler: Any
+    example_loss: ExampleLoss | None = None
 
     def run_stage(self, context: RunContext, stage: str, carried: dict[str, Any] | None = None) -> int:
         """Train, going on from the newest checkpoint of the stage; return the optimizer steps reached.
@@ -73,6 +76,17 @@ class ExactTrainer(Trainer):
 
     # ------------------------------------------------------------------ a step
 
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        if self.example_loss is None or return_outputs:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels_BN, count = inputs["labels"], num_items_in_batch
+        if count is None:
+            count = (labels_BN[:, 1:] != IGNORED).sum()  # nothing predicts the first
+        total = self.example_loss(inputs["input_ids"], labels_BN, inputs["attention_mask"])
+        return total / torch.as_tensor(count).clamp(min=1)
+
     def training_step(self, model: Any, inputs: dict[str, Any], *rest: Any) -> Tensor:
         """Forward and backward; what is not finite leaves no gradient, so that the optimizer does nothing."""
         if self._stage == "sft" and not self._labels_checked:
@@ -100,7 +114,7 @@ class ExactTrainer(Trainer):
         """The rows of a batch, as tokens and as text."""
         tokenizer: Any = self.processing_class
         ids, labels = inputs["input_ids"].tolist(), inputs.get("labels")
-        counted = (labels != -100).sum(-1).tolist() if labels is not None else [None] * len(ids)
+        counted = (labels != IGNORED).sum(-1).tolist() if labels is not None else [None] * len(ids)
         return [
             {"row": row, "tokens_with_loss": count, "input_ids": one, "text": tokenizer.decode(one)}
             for row, (one, count) in enumerate(zip(ids[:_DUMPED_ROWS], counted, strict=False))

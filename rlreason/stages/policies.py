@@ -72,7 +72,7 @@ def _check_shared_critic(config: RunConfig, policy: Policy) -> None:
         probe_forward(policy, forward)
         shared_critic(policy, forward)
         if takes_blocks(causal_lm_of(policy.model)):
-            switch(causal_lm_of(policy.model), on=False)  # what trains now gives it no blocks
+            switch(causal_lm_of(policy.model), on=False)  # each stage finds out for itself
 
 
 def load_reference(context: RunContext, policy: Policy) -> CompletionLogprobs | None:

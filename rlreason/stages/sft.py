@@ -9,7 +9,7 @@ from datasets import Dataset, disable_progress_bars
 from rewards import parse
 from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
-from rlreason.policy.examples import IGNORED, ExampleLoss
+from rlreason.policy.examples import ExampleLoss
 from rlreason.policy.model import Policy
 from rlreason.runs.resume import check_rows, digest_of
 from rlreason.seeds import derive_seed
@@ -178,24 +178,7 @@ def _fit(context: RunContext, policy: Policy, rows: list[dict[str, Any]]) -> Non
     from trl import SFTConfig, SFTTrainer
 
     class ExactSft(ExactTrainer, SFTTrainer):
-        def compute_loss(
-            self,
-            model: Any,
-            inputs: dict[str, Any],
-            return_outputs: bool = False,
-            num_items_in_batch: Any = None,
-        ) -> Any:
-            """The mean over labelled tokens, of what TRL computes; without what a batch need not compute.
-
-            Several processes, whose wrapper has to see the forward pass, and a mixture of experts, which has
-            a loss beside this one, take TRL's way.
-            """
-            if return_outputs or model is not policy.model or self.aux_loss_enabled:
-                return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-            labels_BN = inputs["labels"]
-            total = example_loss(inputs["input_ids"], labels_BN, inputs["attention_mask"])
-            count = (labels_BN != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-            return total / count
+        pass
 
     disable_progress_bars()
     settings = context.config.sft
@@ -212,6 +195,11 @@ def _fit(context: RunContext, policy: Policy, rows: list[dict[str, Any]]) -> Non
         train_dataset=Dataset.from_list(rows),
         processing_class=policy.tokenizer,
     )
-    example_loss = ExampleLoss(policy)
+    # Several processes, whose wrapper has to see the forward pass, and a mixture of experts, which has a loss
+    # beside this one, take TRL's way.
+    if context.accelerator.num_processes == 1 and not trainer.aux_loss_enabled:
+        trainer.example_loss = ExampleLoss(policy)
+        for note in trainer.example_loss.notes:
+            context.view.note(f"cold start: {note}")
     with balanced_experts(policy.model):
         trainer.run_stage(context, NAME, {"rows": digest_of(rows)})

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tiny import FAMILIES, PAD, random_ids, tiny_model, tiny_policy, with_lora
 from torch import Tensor
 
-from rlreason.policy.examples import IGNORED, ExampleLoss, pack_examples
+from rlreason.policy.examples import IGNORED, ExampleLoss, pack_examples, tokens_computed
 from rlreason.policy.model import drops, switch_dropout_off
 
 SYSTEM = random_ids(24, seed=1)
-QUESTIONS = [random_ids(5 + n % 3, seed=10 + n) for n in range(6)]
+QUESTIONS = [[3 + n, *random_ids(4 + n % 3, seed=10 + n)] for n in range(6)]
 ANSWERS = [random_ids(7 + 2 * n, seed=20 + n) for n in range(6)]
 ROWS = [[*SYSTEM, *question, *answer] for question, answer in zip(QUESTIONS, ANSWERS, strict=True)]
 LABELS = [
@@ -141,3 +141,39 @@ def test_dropout_of_a_model_does_not_make_its_logits_look_strange() -> None:
     loss = ExampleLoss(tiny_policy(model))
     assert loss._forward.chunked
     assert model.training
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "granite", "gpt2"])
+def test_the_loss_shares_where_the_model_lets_it(name: str) -> None:
+    model = tiny_model(name)
+    switch_dropout_off(model)
+    loss = ExampleLoss(tiny_policy(model))
+    seen: list[torch.Size] = []
+    body = model.transformer.h[0] if name == "gpt2" else model.model.layers[0]
+    body.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    loss(*batch(ROWS, LABELS))
+    assert seen[-1][:2] == (1, len(SYSTEM) + sum(len(row) - len(SYSTEM) for row in ROWS))
+    assert loss.notes == []
+
+
+@pytest.mark.parametrize(("name", "options"), [("mistral window", {}), ("llama", {"attn": "eager"})])
+def test_it_does_not_where_attention_would_see_or_keep_all_pairs(name: str, options: dict[str, str]) -> None:
+    model = tiny_model(name)
+    if "attn" in options:
+        model.set_attn_implementation(options["attn"])
+    loss = ExampleLoss(tiny_policy(model))
+    seen: list[torch.Size] = []
+    model.model.layers[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape))
+    loss(*batch(ROWS, LABELS))
+    assert seen[-1][:2] == (len(ROWS), max(map(len, ROWS)))
+
+
+def test_tokens_computed_are_those_of_the_layout() -> None:
+    rows = [
+        {"input_ids": row, "completion_mask": [int(label != IGNORED) for label in labels]}
+        for row, labels in zip(ROWS, LABELS, strict=True)
+    ]
+    own = [len(row) - len(SYSTEM) for row in ROWS]
+    assert tokens_computed(rows, 6) == len(SYSTEM) + sum(own)
+    assert tokens_computed(rows, 4) == 2 * len(SYSTEM) + sum(own)
+    assert tokens_computed(rows, 1) == sum(map(len, ROWS))

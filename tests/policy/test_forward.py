@@ -6,7 +6,11 @@ from typing import Any
 import pytest
 import torch
 from tiny import NATIVE, PAD, plain_logprobs, random_ids, tiny_model, tiny_policy, with_lora
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
 
+from rlreason.errors import UserError
 from rlreason.policy.blocks import takes_blocks
 from rlreason.policy.forward import CompletionLogprobs, probe_forward, rows_at
 from rlreason.policy.packing import Completion, PassSize, pack
@@ -95,6 +99,46 @@ def test_scaled_logits_are_computed_in_full(monkeypatch: pytest.MonkeyPatch) -> 
     assert len(notes) == 1
     assert "full logits" in notes[0]
     check(model, forward, shareable)
+
+
+@pytest.mark.parametrize("name", ["granite", "cohere"])
+def test_a_scale_of_the_logits_that_the_config_names_takes_every_shortcut(name: str) -> None:
+    model = tiny_model(name)
+    forward, shareable, notes = probed(model)
+    assert (forward.chunked, shareable, notes) == (True, True, [])
+    check(model, forward, shareable)
+
+
+def test_under_flash_attention_an_unknown_scale_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It computes in half precision only. Here its kernel is that of `sdpa`, as it needs a GPU."""
+    monkeypatch.setitem(AttentionInterface._global_mapping, "flash_attention_2", sdpa_attention_forward)
+    monkeypatch.setitem(AttentionMaskInterface._global_mapping, "flash_attention_2", sdpa_mask)
+    for scale, chunked in ((1.0, True), (0.25, False)):
+        model = tiny_model("llama")
+        model.config._attn_implementation = "flash_attention_2"
+        own = model.forward
+
+        def scaled(*args: Any, own: Any = own, scale: float = scale, **kwargs: Any) -> Any:
+            output = own(*args, **kwargs)
+            output.logits = output.logits * scale
+            return output
+
+        monkeypatch.setattr(model, "forward", scaled)
+        forward, shareable, notes = probed(model, dtype=torch.bfloat16)
+        assert (forward.chunked, shareable) == (chunked, False)
+        assert len(notes) == 2 - chunked
+
+
+def test_a_model_that_is_wrong_where_positions_are_given_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    own = model.model.forward
+
+    def lost(*args: Any, position_ids: Any = None, **kwargs: Any) -> Any:
+        return own(*args, position_ids=None if position_ids is None else position_ids.flip(-1), **kwargs)
+
+    monkeypatch.setattr(model.model, "forward", lost)
+    with pytest.raises(UserError, match="does not give the log-probs of its plain forward pass"):
+        probed(model)
 
 
 def test_a_model_that_ignores_the_block_mask_gets_rows_of_one_completion(

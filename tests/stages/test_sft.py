@@ -7,13 +7,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from micro import lines
 from transformers import AutoTokenizer
 from trl import SFTTrainer
 
 from rlreason.errors import UserError
+from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.chat import Renderer
 from rlreason.policy.scratch import scratch_tokenizer
+from rlreason.stages.exact import ExactTrainer
 from rlreason.stages.sft import collect_traces, trace_rows
 from rlreason.tasks import Trace
 from rlreason.types import Example
@@ -111,3 +114,67 @@ def test_a_model_from_nothing_learns_instructions_and_chats(
     assert trained[:4] == ["Hello<|im_end|>"] * 4
     turns = ["<think>\nwhatever\n</think>\nHere<|im_end|>", "Yes<|im_end|>"]
     assert sorted(trained[4:]) == sorted(turns * 2)
+
+
+class Compared(Exception):
+    """Ends a run once both losses are there."""
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {},
+        {"gradient_checkpointing": True},
+        {"lora": {"rank": 4}},
+        {"precision": "bfloat16"},
+        {"lora": {"rank": 4}, "gradient_checkpointing": True, "precision": "bfloat16"},
+    ],
+    ids=["float32", "checkpointing", "LoRA", "bfloat16", "all"],
+)
+def test_the_loss_of_the_stage_is_that_of_trl(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, model: dict[str, Any]
+) -> None:
+    if "lora" in model:  # which needs a model that knows something
+        model = {**model, "scratch": None, "path": str(train(name="base", stage="sft") / "model")}
+    found: list[tuple[torch.Tensor, torch.Tensor]] = []
+    widths: list[torch.Size] = []
+
+    def compared(self: Any, **_: Any) -> None:
+        layer = causal_lm_of(self.model).model.layers[0]
+        layer.register_forward_hook(lambda module, inputs, output: widths.append(output.shape[:2]))
+        batch = next(iter(self.get_train_dataloader()))
+        count = (batch["labels"] != -100).sum()
+        for compute_loss in (self.compute_loss, super(ExactTrainer, self).compute_loss):
+            self.model.zero_grad()
+            with self.accelerator.autocast():
+                loss = compute_loss(self.model, dict(batch), num_items_in_batch=count)
+            loss.backward()
+            gradients = [p.grad.flatten() for p in self.model.parameters() if p.grad is not None]
+            found.append((loss.detach(), torch.cat(gradients)))
+        raise Compared
+
+    monkeypatch.setattr(SFTTrainer, "train", compared)
+    with pytest.raises(Compared):
+        train(stage="sft", prompt={"system": "auto"}, model=model)
+    (ours, our_gradient), (theirs, their_gradient) = found
+    near = 1e-2 if model.get("precision") else 1e-5
+    assert float(ours) == pytest.approx(float(theirs), rel=near)
+    assert (our_gradient - their_gradient).norm() < 10 * near * their_gradient.norm()
+    assert widths[0][0] == 1  # four examples in one row, behind what they begin with
+    assert widths[-1][0] == 4
+
+
+def test_experts_take_the_way_of_trl(train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the loss is ours is said by what the trainer was given."""
+    given: list[bool] = []
+    own = ExactTrainer.run_stage
+
+    def noted(self: ExactTrainer, *rest: Any) -> int:
+        given.append(self.example_loss is not None)
+        return own(self, *rest)
+
+    monkeypatch.setattr(ExactTrainer, "run_stage", noted)
+    train(name="plain", stage="sft")
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    train(name="experts", stage="sft", model={"scratch": {"architecture": "mixtral", "overrides": experts}})
+    assert given == [True, False]
