@@ -207,7 +207,7 @@ def show(bench: Bench, found: dict[str, Any]) -> None:
 def main() -> None:
     if run_side({"ours": ours, "TRL": trl}):
         return
-    made = parser(__doc__, new_tokens=36, prompt_tokens=32)
+    made = parser(__doc__, new_tokens=36, prompt_tokens=44)
     made.set_defaults(ends=True)  # what is imitated ends, so the model's folder keeps the token for it
     run_bench(parse(made), __file__, race, show)
 
