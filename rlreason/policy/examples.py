@@ -18,7 +18,15 @@ from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.blocks import takes_blocks
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy, drops
-from rlreason.policy.packing import SHARED_ROW, Completion, Packed, PassSize, pack, plan_rows
+from rlreason.policy.packing import (
+    SHARED_ROW,
+    Completion,
+    Packed,
+    PassSize,
+    common_beginning,
+    pack,
+    plan_rows,
+)
 
 IGNORED = -100
 """The label of a token without loss, as in transformers."""
@@ -70,7 +78,7 @@ def pack_examples(
     if that saves a quarter of the tokens or more.
     """
     starts = [_first_label(row) for row in labels]
-    common = _common(rows, min(starts)) if share else 0
+    common = min(common_beginning(rows), *starts) if share else 0
     saved = common * (len(rows) - 1)
     shared = len(rows) > 1 and saved >= _WORTH * sum(map(len, rows))
     if shared:
@@ -109,12 +117,6 @@ def _first_label(labels: Sequence[int]) -> int:
     """Where the first token with loss stands, 1 or more; the last token of a row without any."""
     places = (place for place, label in enumerate(labels) if place and label != IGNORED)
     return next(places, len(labels) - 1)
-
-
-def _common(rows: Sequence[Sequence[int]], limit: int) -> int:
-    """How many tokens all rows begin with, up to `limit`."""
-    columns = zip(*(row[:limit] for row in rows), strict=False)
-    return next((place for place, tokens in enumerate(columns) if len(set(tokens)) > 1), limit)
 
 
 def _even_width(sequences: Sequence[Completion]) -> int:

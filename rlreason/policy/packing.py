@@ -88,6 +88,14 @@ class PassSize(NamedTuple):
         return cls(768 if device.type == "cpu" else 8192, SHARED_ROW)
 
 
+def common_beginning(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows, of which there is one, begin with."""
+    # What the first and the last of them in alphabetical order have in common, all have.
+    first, last = min(map(list, rows)), max(map(list, rows))
+    pairs = enumerate(zip(first, last, strict=False))
+    return next((place for place, (one, other) in pairs if one != other), min(len(first), len(last)))
+
+
 def plan_rows(sequences: Sequence[Completion], *, share_prompt: bool, width: int) -> list[list[int]]:
     """Group completion indices into rows of at most `width` tokens (a single completion may exceed it)."""
     rows: list[list[int]] = []

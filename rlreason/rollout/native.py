@@ -11,13 +11,14 @@ Shapes: V vocabulary.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, groupby, takewhile
+from itertools import chain, groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from rlreason.policy.adapter import causal_lm_of
+from rlreason.policy.packing import common_beginning
 from rlreason.rollout.decoder import Decoder, Prompt
 from rlreason.rollout.engine import Request, Sampling, Told
 from rlreason.rollout.families import describe
@@ -226,11 +227,10 @@ class _Batch:
 
 def _common(prompts: Sequence[Sequence[int]]) -> list[int]:
     """What all of several prompts begin with, if computing it once pays; none is all of it."""
-    columns = zip(*(prompt[:-1] for prompt in prompts), strict=False)
-    same = [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
-    saved = len(same) * (len(prompts) - 1)
-    pays = len(same) >= _COMMON_TOKENS and saved >= _COMMON_SHARE * sum(map(len, prompts))
-    return same if pays else []
+    length = min(common_beginning(prompts), *(len(prompt) - 1 for prompt in prompts))
+    saved = length * (len(prompts) - 1)
+    pays = length >= _COMMON_TOKENS and saved >= _COMMON_SHARE * sum(map(len, prompts))
+    return list(prompts[0][:length]) if pays else []
 
 
 def _uniforms(row: _Row, count: int) -> Tensor:

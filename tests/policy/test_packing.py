@@ -13,7 +13,7 @@ from rlreason.policy import packing
 from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.blocks import switch
 from rlreason.policy.forward import CompletionLogprobs
-from rlreason.policy.packing import Completion, PassSize, pack, plan_rows
+from rlreason.policy.packing import Completion, PassSize, common_beginning, pack, plan_rows
 
 
 def completions(shape: list[tuple[int, list[int]]]) -> list[Completion]:
@@ -191,6 +191,13 @@ def test_any_groups_and_any_budget(shape: list[tuple[int, list[int]]], budget: i
                 sequence = sequences[index]
                 expected = plain_logprobs(model, sequence.prompt_ids, sequence.completion_ids)
                 torch.testing.assert_close(row[: len(expected)], expected, rtol=0, atol=1e-5)
+
+
+@given(st.lists(st.lists(st.integers(0, 2), max_size=6), min_size=1, max_size=5))
+def test_what_all_rows_begin_with(rows: list[list[int]]) -> None:
+    length = common_beginning(rows)
+    assert all(row[:length] == rows[0][:length] for row in rows)
+    assert min(map(len, rows)) == length or len({row[length] for row in rows}) > 1
 
 
 # --- the layout, by hand -------------------------------------------------------------------------------
