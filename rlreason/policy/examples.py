@@ -41,20 +41,15 @@ class ExampleLoss:
 
     It goes through the modules of the policy's model, not through what wraps that for several processes.
     Runs a few short forward passes to find out what the model allows; `notes` says what it does not. With
-    dropout nothing is shared, so that each example has zeros of its own; nor where attention would compute
-    the pairs of all examples in a row, and keep them. Raises UserError as `probe_forward` does.
+    dropout nothing is shared, so that each example has zeros of its own; nor by a model that cannot do
+    without a mask over the row. Raises what the model raises that takes no position ids.
     """
 
     def __init__(self, policy: Policy) -> None:
         self._forward = CompletionLogprobs(policy)
         self._pad_id = policy.pad_id
-        training = policy.model.training
-        policy.model.eval()
-        try:
-            _, self.notes = probe_forward(policy, self._forward)
-        finally:
-            policy.model.train(training)
-        self._share = takes_blocks(causal_lm_of(policy.model)) and not drops(policy.model)
+        _, self.notes = probe_forward(policy, self._forward)
+        self._share = shares(policy.model)
 
     def __call__(self, ids_BN: Tensor, labels_BN: Tensor, valid_BN: Tensor) -> Tensor:
         """A scalar. `valid_BN` is 1 on tokens and 0 on the padding behind them; labels are not shifted.
@@ -67,6 +62,11 @@ class ExampleLoss:
         packed = pack_examples(rows, labels, share=self._share, pad_id=self._pad_id)
         logprobs_CT, _ = self._forward(packed.to(ids_BN.device), 1.0)
         return -logprobs_CT.sum()
+
+
+def shares(model: Any) -> bool:
+    """Whether examples of this model, which was probed, may be laid out in one row."""
+    return takes_blocks(causal_lm_of(model)) and not drops(model)
 
 
 def pack_examples(
@@ -96,11 +96,8 @@ def pack_examples(
     return replace(packed, mask_CT=mask_CT)
 
 
-def tokens_computed(rows: Sequence[dict[str, Any]], batch_size: int) -> int:
-    """Tokens of one pass over rows of `input_ids` and `completion_mask`, padding included.
-
-    As they are laid out where they may share what they begin with.
-    """
+def tokens_computed(rows: Sequence[dict[str, Any]], batch_size: int, *, share: bool) -> int:
+    """Tokens of one pass over rows of `input_ids` and `completion_mask` in batches, padding included."""
     count = 0
     for start in range(0, len(rows), batch_size):
         ids = [row["input_ids"] for row in rows[start : start + batch_size]]
@@ -109,7 +106,7 @@ def tokens_computed(rows: Sequence[dict[str, Any]], batch_size: int) -> int:
             [token if kept else IGNORED for token, kept in zip(*pair, strict=True)]
             for pair in zip(ids, masks, strict=True)
         ]
-        count += pack_examples(ids, labels, share=True, pad_id=0).ids_NW.numel()
+        count += pack_examples(ids, labels, share=share, pad_id=0).ids_NW.numel()
     return count
 
 

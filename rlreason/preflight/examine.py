@@ -12,7 +12,7 @@ from rich.console import Console
 from rlreason.config import RunConfig
 from rlreason.memory import Estimate, Machine, Prompts, estimate_run, machine, shape_of, warning_text
 from rlreason.policy.chat import RenderedPrompt, Renderer, render_all
-from rlreason.policy.examples import tokens_computed
+from rlreason.policy.examples import shares, tokens_computed
 from rlreason.policy.model import Policy
 from rlreason.policy.tokens import Token, beginnings, online_mask, tokens
 from rlreason.preflight.forecast import Lengths, Stage, forecast
@@ -141,7 +141,7 @@ def _with_trial(
     lengths = Lengths(
         prompt=sum(found.prompt_lengths) / len(found.prompt_lengths),
         completion=mean,
-        traces=tokens_computed(rows, config.sft.batch_size) / len(rows) if rows else 0.0,
+        traces=_tokens_of_a_row(context, setup.policy, rows),
         trace_rows=len(rows),
     )
     found.forecast = forecast(config, trial.rates, lengths)
@@ -218,6 +218,17 @@ def _trace_rows(
         found.shown["sft: a completion to imitate"] = tokens(renderer, prompt, ids[begins:], mask, eos)
         _check_end(found, "sft: a completion to imitate", ended=True)
     return rows
+
+
+def _tokens_of_a_row(context: RunContext, policy: Policy, rows: list[dict[str, Any]]) -> float:
+    """Tokens that stage `sft` computes for each of its rows; what a batch begins with may count once."""
+    if not rows:
+        return 0.0
+    config = context.config
+    # Of the policy that was probed dropout is off; in the stage it is not.
+    dropped = config.model.lora is not None and config.model.lora.dropout > 0
+    share = shares(policy.model) and not dropped and context.accelerator.num_processes == 1
+    return tokens_computed(rows, config.sft.batch_size, share=share) / len(rows)
 
 
 def _show(

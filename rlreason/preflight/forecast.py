@@ -27,7 +27,7 @@ class Rates:
 class Lengths:
     """Mean tokens: of a prompt, of a sampled completion, of a row of stage `sft`.
 
-    Of such a row those that are computed: what a batch begins with counts once.
+    Of such a row those that are computed: what a batch begins with may count once.
     """
 
     prompt: float
@@ -66,9 +66,8 @@ def _stage(config: RunConfig, name: str, rates: Rates, lengths: Lengths) -> Stag
         tokens = lengths.trace_rows * config.sft.epochs * lengths.traces
         updates = math.ceil(lengths.trace_rows / config.sft.batch_size) * config.sft.epochs
         seconds = tokens * rates.update_token + updates * rates.update_fixed
-        return Stage(
-            name, seconds, f"{lengths.trace_rows * config.sft.epochs:,} rows of {lengths.traces:.0f} tokens"
-        )
+        rows = f"{lengths.trace_rows * config.sft.epochs:,} rows"
+        return Stage(name, seconds, f"{rows}, {lengths.traces:.0f} tokens to compute for each")
     if name == "reward_model":
         return _reward_model(config, rates, lengths)
     if name == "pretrain":

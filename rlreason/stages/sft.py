@@ -4,12 +4,14 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from datasets import Dataset, disable_progress_bars
 
 from rewards import parse
 from rlreason.errors import UserError
 from rlreason.policy.chat import Renderer
 from rlreason.policy.examples import ExampleLoss
+from rlreason.policy.forward import REFUSALS
 from rlreason.policy.model import Policy
 from rlreason.runs.resume import check_rows, digest_of
 from rlreason.seeds import derive_seed
@@ -174,6 +176,20 @@ def trace_texts(found: Sequence[Trace | Turn]) -> list[str]:
     return texts
 
 
+def _example_loss(context: RunContext, policy: Policy) -> ExampleLoss | None:
+    """The loss that computes no more than it has to; None for a model that does not take such rows."""
+    try:
+        loss = ExampleLoss(policy)
+    except torch.OutOfMemoryError:
+        raise
+    except REFUSALS as error:
+        context.view.note(f"cold start: TRL's loss is taken, as this model refuses ours ({str(error)[:200]})")
+        return None
+    for note in loss.notes:
+        context.view.note(f"cold start: {note}")
+    return loss
+
+
 def _fit(context: RunContext, policy: Policy, rows: list[dict[str, Any]]) -> None:
     from trl import SFTConfig, SFTTrainer
 
@@ -198,8 +214,6 @@ def _fit(context: RunContext, policy: Policy, rows: list[dict[str, Any]]) -> Non
     # Several processes, whose wrapper has to see the forward pass, and a mixture of experts, which has a loss
     # beside this one, take TRL's way.
     if context.accelerator.num_processes == 1 and not trainer.aux_loss_enabled:
-        trainer.example_loss = ExampleLoss(policy)
-        for note in trainer.example_loss.notes:
-            context.view.note(f"cold start: {note}")
+        trainer.example_loss = _example_loss(context, policy)
     with balanced_experts(policy.model):
         trainer.run_stage(context, NAME, {"rows": digest_of(rows)})

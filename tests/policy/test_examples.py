@@ -174,6 +174,7 @@ def test_tokens_computed_are_those_of_the_layout() -> None:
         for row, labels in zip(ROWS, LABELS, strict=True)
     ]
     own = [len(row) - len(SYSTEM) for row in ROWS]
-    assert tokens_computed(rows, 6) == len(SYSTEM) + sum(own)
-    assert tokens_computed(rows, 4) == 2 * len(SYSTEM) + sum(own)
-    assert tokens_computed(rows, 1) == sum(map(len, ROWS))
+    assert tokens_computed(rows, 6, share=True) == len(SYSTEM) + sum(own)
+    assert tokens_computed(rows, 4, share=True) == 2 * len(SYSTEM) + sum(own)
+    assert tokens_computed(rows, 1, share=True) == sum(map(len, ROWS))
+    assert tokens_computed(rows, 6, share=False) == len(ROWS) * max(map(len, ROWS))

@@ -1,6 +1,7 @@
 """What the probe finds out about models for which a shortcut does not hold."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from rlreason.errors import UserError
+from rlreason.policy import forward as forward_module
 from rlreason.policy.blocks import takes_blocks
 from rlreason.policy.forward import CompletionLogprobs, probe_forward, rows_at
 from rlreason.policy.packing import Completion, PassSize, pack
@@ -83,7 +84,7 @@ def test_the_probe_compares_in_float32_and_leaves_the_precision_as_it_was() -> N
 
 
 def test_scaled_logits_are_computed_in_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Cohere and Granite multiply their logits: head times hidden state is not all there is."""
+    """By something that no config says: head times hidden state is not all there is."""
     model = tiny_model("llama")
     own = model.forward
 
@@ -109,9 +110,33 @@ def test_a_scale_of_the_logits_that_the_config_names_takes_every_shortcut(name: 
     check(model, forward, shareable)
 
 
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [
+        ({}, 1.0),
+        ({"logit_scale": 0.0625}, 0.0625),
+        ({"logit_scale": None}, 1.0),
+        ({"logit_scale": "inv_sqrt_d_model"}, 1.0),  # MPT's, left to the probe
+        ({"lm_head_multiplier": 0.5}, 0.5),
+        ({"logits_scaling": 8.0, "model_type": "granite"}, 0.125),
+        ({"logits_scaling": 8.0, "model_type": "hyperclovax"}, 8.0),
+        ({"logit_scale": 0.0625, "final_logit_softcapping": 30.0}, 1.0),
+    ],
+    ids=str,
+)
+def test_the_scale_that_a_config_names(config: dict[str, Any], scale: float) -> None:
+    assert forward_module._logit_scale(SimpleNamespace(**config)) == scale
+
+
 def test_under_flash_attention_an_unknown_scale_is_found_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It computes in half precision only. Here its kernel is that of `sdpa`, as it needs a GPU."""
-    monkeypatch.setitem(AttentionInterface._global_mapping, "flash_attention_2", sdpa_attention_forward)
+    """It computes in half precision only. Its kernel needs a GPU; here it is that of `sdpa`."""
+
+    def kernel(module: Any, query: torch.Tensor, *rest: Any, **options: Any) -> Any:
+        assert torch.is_autocast_enabled("cpu")
+        assert torch.get_autocast_dtype("cpu") == torch.bfloat16
+        return sdpa_attention_forward(module, query, *rest, **options)
+
+    monkeypatch.setitem(AttentionInterface._global_mapping, "flash_attention_2", kernel)
     monkeypatch.setitem(AttentionMaskInterface._global_mapping, "flash_attention_2", sdpa_mask)
     for scale, chunked in ((1.0, True), (0.25, False)):
         model = tiny_model("llama")
@@ -129,7 +154,9 @@ def test_under_flash_attention_an_unknown_scale_is_found_too(monkeypatch: pytest
         assert len(notes) == 2 - chunked
 
 
-def test_a_model_that_is_wrong_where_positions_are_given_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_is_another_where_positions_are_given_is_said_to_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     model = tiny_model("llama")
     own = model.model.forward
 
@@ -137,8 +164,38 @@ def test_a_model_that_is_wrong_where_positions_are_given_is_refused(monkeypatch:
         return own(*args, position_ids=None if position_ids is None else position_ids.flip(-1), **kwargs)
 
     monkeypatch.setattr(model.model, "forward", lost)
-    with pytest.raises(UserError, match="does not give the log-probs of its plain forward pass"):
+    forward, shareable, notes = probed(model)
+    assert forward.chunked
+    assert not shareable
+    assert "gives other log-probs, by" in notes[0]
+
+
+def test_noise_that_is_drawn_in_training_does_not_mislead_the_probe() -> None:
+    model = tiny_model("gpt2", resid_pdrop=0.5).train()
+    forward, shareable, notes = probed(model)
+    assert (forward.chunked, shareable, notes) == (True, True, [])
+    assert model.training
+
+
+def test_memory_that_is_used_up_is_no_property_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model("llama")
+    calls = []
+
+    def full(*args: Any, own: Any = model.model.forward, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return own(*args, **kwargs)
+
+    monkeypatch.setattr(model.model, "forward", full)
+    with pytest.raises(torch.OutOfMemoryError):
         probed(model)
+
+
+def test_masks_as_long_as_the_positions_rule_out_rows_that_are_longer() -> None:
+    model = tiny_model("gpt_neo", attention_types=[[["global"], 2]], num_layers=2, intermediate_size=None)
+    _, shareable, _ = probed(model)
+    assert not shareable
 
 
 def test_a_model_that_ignores_the_block_mask_gets_rows_of_one_completion(

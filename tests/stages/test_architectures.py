@@ -62,13 +62,15 @@ def test_pretraining_to_grpo(
         assert not model.config.output_router_logits
 
 
-@pytest.mark.parametrize("kind", ["separate", "shared"])
-def test_pretraining_to_a_reward_model_to_ppo(train: Train, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "architecture"), [("separate", "qwen3"), ("shared", "qwen3"), ("shared", "cohere")]
+)
+def test_pretraining_to_a_reward_model_to_ppo(train: Train, kind: str, architecture: str) -> None:
     stages = ["pretrain", "reward_model", "ppo"] if kind == "separate" else ["pretrain", "ppo"]
     run = train(
         **{**SHORT, "ppo": {**SHORT["ppo"], "critic": {"kind": kind}}},
         stage=stages,
-        model={"scratch": {"architecture": "qwen3", "overrides": {"head_dim": 8}}},
+        model={"scratch": {"architecture": architecture}},
         reward_model={"questions": 4, "samples": 4, "batch_size": 4},
     )
     (step,) = (line for line in lines(run / "metrics.jsonl") if line["stage"] == "ppo")
@@ -105,11 +107,6 @@ def test_the_embedded_tokenizer_comes_with_its_template_and_special_tokens(train
         ),
         (
             {"architecture": "cohere"},
-            {"stage": ["pretrain", "ppo"], "ppo": {"critic": {"kind": "shared"}}},
-            r"ppo\.critic\.kind: shared needs the hidden states",
-        ),
-        (
-            {"architecture": "cohere"},
             {"rollout": {"engine": "native"}},
             r"rollout\.engine: native cannot run what model\.scratch makes \(CohereForCausalLM",
         ),
@@ -130,3 +127,15 @@ def test_what_a_later_stage_could_not_use_is_refused_before_anything_is_trained(
         train(**{**SHORT, "stage": ["pretrain", "grpo"], **changes, "model": {"scratch": scratch}})
     metrics = tmp_path / "runs" / "micro" / "metrics.jsonl"
     assert not metrics.exists() or lines(metrics) == []
+
+
+def test_a_shared_critic_is_refused_before_a_model_is_trained_whose_hidden_states_are_not_all(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rlreason.policy.forward._logit_scale", lambda config: 1.0)  # as if it were not known
+    with pytest.raises(UserError, match=r"ppo\.critic\.kind: shared needs the hidden states"):
+        train(
+            **{**SHORT, "ppo": {**SHORT["ppo"], "critic": {"kind": "shared"}}},
+            stage=["pretrain", "ppo"],
+            model={"scratch": {"architecture": "cohere"}},
+        )
