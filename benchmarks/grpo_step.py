@@ -37,6 +37,8 @@ from harness import (
     parser,
     run_bench,
     run_side,
+    show_failures,
+    show_ratio,
     table,
 )
 
@@ -318,14 +320,11 @@ def show(bench: Bench, found: dict[str, Any]) -> None:
         every = " ".join(f"{result['seconds']:.3g}" for result in results)
         rows.append([name, f"{middle:.3f}", f"{limit / middle:.0%}", every])
     print(table(["a step", "seconds, median", "of the peak", "rounds"], rows))
-    if found["compared"]:
-        ratios = " ".join(f"{ratio:.2f}" for ratio in found["compared"]["ratios"])
-        print(f"\nRATIO {found['compared']['ratio']:.2f} (TRL / ours; by rounds {ratios})")
+    show_ratio(found)
     parts = [result["parts"] for result in found["rounds"].get("ours", [])]
     for name in parts[0] if parts else ():
         print(f"  ours, {name}: {median(part[name] for part in parts):.3f} s")
-    for name, why in found["failed"].items():
-        print(f"\n{name} failed: {why}")
+    show_failures(found)
 
 
 def main() -> None:

@@ -341,6 +341,18 @@ def compared(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, Any]:
     return {"ours": medians[0], "theirs": medians[1], "ratio": medians[1] / medians[0], "ratios": pairs}
 
 
+def show_ratio(found: Mapping[str, Any]) -> None:
+    """Print how TRL compares with ours, if both were measured."""
+    if found["compared"]:
+        ratios = " ".join(f"{ratio:.2f}" for ratio in found["compared"]["ratios"])
+        print(f"\nRATIO {found['compared']['ratio']:.2f} (TRL / ours; by rounds {ratios})")
+
+
+def show_failures(found: Mapping[str, Any]) -> None:
+    for name, why in found["failed"].items():
+        print(f"\n{name} failed: {why}")
+
+
 def heading(bench: Bench) -> str:
     """What is measured on: machine, versions, model, roofline."""
     facts, options = bench.facts, bench.options

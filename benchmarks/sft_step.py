@@ -31,6 +31,8 @@ from harness import (
     parser,
     run_bench,
     run_side,
+    show_failures,
+    show_ratio,
     table,
 )
 
@@ -197,11 +199,8 @@ def show(bench: Bench, found: dict[str, Any]) -> None:
         rows.append([name, f"{middle:.3f}", str(results[0]["tokens"]), f"{results[0]['loss']:.4f}", every])
     print(f"\n{bench.options.prompts} examples in a batch.\n")
     print(table(["a step", "seconds, median", "tokens with loss", "loss", "rounds"], rows))
-    if found["compared"]:
-        ratios = " ".join(f"{ratio:.2f}" for ratio in found["compared"]["ratios"])
-        print(f"\nRATIO {found['compared']['ratio']:.2f} (TRL / ours; by rounds {ratios})")
-    for name, why in found["failed"].items():
-        print(f"\n{name} failed: {why}")
+    show_ratio(found)
+    show_failures(found)
 
 
 def main() -> None:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import torch
-from sampled import check_logprobs, flat, native
-from tiny import EOS, FAMILIES, PAD, random_ids, tiny_model
+from sampled import check_logprobs, flat, greedy_by_generate, native
+from tiny import FAMILIES, random_ids, tiny_model
 
 from rlreason.rollout import Request, Sampling
 from rlreason.rollout import native as native_module
@@ -42,10 +41,7 @@ def test_tokens_and_logprobs_are_those_of_whole_prompts(name: str, monkeypatch: 
     assert seen[0] == [SYSTEM]
     assert sorted(map(len, seen[1])) == [1, 2, 4, 9]
     for prompt, (rollout,) in zip(PROMPTS, groups, strict=True):
-        expected = model.generate(
-            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=EOS, pad_token_id=PAD
-        )
-        assert rollout.completion_ids == expected[0, len(prompt) :].tolist()
+        assert rollout.completion_ids == greedy_by_generate(model, prompt, 12)
         assert rollout.prompt_ids == prompt
     check_logprobs(model, flat(groups))
 

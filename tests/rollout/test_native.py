@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from sampled import CROWD, check_logprobs, flat, native, requests
-from tiny import EOS, FAMILIES, PAD, plain_logprobs, random_ids, tiny_model, with_lora
+from sampled import CROWD, check_logprobs, flat, greedy_by_generate, native, requests
+from tiny import FAMILIES, plain_logprobs, random_ids, tiny_model, with_lora
 
 from rlreason.rollout import Request, Sampling
 from rlreason.rollout import native as native_module
@@ -23,10 +23,7 @@ def test_greedy_tokens_equal_those_of_generate(name: str) -> None:
     sampling = Sampling(max_new_tokens=24, temperature=0.0)
     groups = native(model).generate([Request(prompt, (0,)) for prompt in PROMPTS], sampling)
     for prompt, (rollout,) in zip(PROMPTS, groups, strict=True):
-        expected = model.generate(
-            torch.tensor([prompt]), max_new_tokens=24, do_sample=False, eos_token_id=EOS, pad_token_id=PAD
-        )
-        assert rollout.completion_ids == expected[0, len(prompt) :].tolist()
+        assert rollout.completion_ids == greedy_by_generate(model, prompt, 24)
         assert rollout.prompt_ids == prompt
     check_logprobs(model, flat(groups))
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import EOS, PAD, plain_logprobs, random_ids, tiny_model, with_lora
+from sampled import assert_same, check_logprobs, flat
+from tiny import EOS, PAD, random_ids, tiny_model, with_lora
 
 from rlreason.rollout import Request, Sampling
 from rlreason.rollout.native import NativeEngine
 from rlreason.rollout.transformers_engine import TransformersEngine
-from rlreason.types import Rollout
 
 REQUESTS = [Request(random_ids(n, seed=n), seeds) for n, seeds in ((5, (1, 2, 3)), (9, (4,)), (1, (5, 6)))]
 
@@ -19,17 +19,6 @@ def general(model: Any, *, eos_ids: tuple[int, ...] = (EOS,), max_sequences: int
     return TransformersEngine(
         model, eos_ids=eos_ids, pad_id=PAD, max_sequences=max_sequences, autocast=nullcontext
     )
-
-
-def flat(groups: list[list[Rollout]]) -> list[Rollout]:
-    return [rollout for group in groups for rollout in group]
-
-
-def check_logprobs(model: Any, rollouts: list[Rollout], temperature: float = 1.0) -> None:
-    for rollout in rollouts:
-        with torch.no_grad():
-            expected = plain_logprobs(model, rollout.prompt_ids, rollout.completion_ids, temperature)
-        torch.testing.assert_close(torch.tensor(rollout.logprobs), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "mistral"])
@@ -42,13 +31,7 @@ def test_both_engines_sample_the_same(name: str, sampling: Sampling) -> None:
     native = NativeEngine(model, eos_ids=eos_ids, max_sequences=4, dtype=torch.float32)
     expected = flat(native.generate(REQUESTS, sampling))
     actual = flat(general(model, eos_ids=eos_ids).generate(REQUESTS, sampling))
-    for a, b in zip(actual, expected, strict=True):
-        assert (a.prompt_ids, a.completion_ids, a.finish_reason) == (
-            b.prompt_ids,
-            b.completion_ids,
-            b.finish_reason,
-        )
-        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-4)
+    assert_same(actual, expected, within=1e-4)
 
 
 def test_both_engines_sample_the_same_with_an_adapter() -> None:

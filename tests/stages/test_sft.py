@@ -178,3 +178,16 @@ def test_experts_take_the_way_of_trl(train: Callable[..., Path], monkeypatch: py
     experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
     train(name="experts", stage="sft", model={"scratch": {"architecture": "mixtral", "overrides": experts}})
     assert given == [True, False]
+
+
+def test_a_model_that_refuses_the_layout_is_taught_by_the_loss_of_trl(
+    train: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(policy: Any) -> None:
+        raise TypeError("unexpected keyword argument 'position_ids'")
+
+    monkeypatch.setattr("rlreason.stages.sft.ExampleLoss", refuse)
+    run = train(stage="sft")
+    assert lines(run / "metrics.jsonl")[-1]["loss"] > 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "TRL's loss is taken, as this model refuses ours (unexpected keyword argument" in said

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import EOS, plain_logprobs, random_ids
+from tiny import EOS, PAD, plain_logprobs, random_ids
 
 from rlreason.rollout import Request
 from rlreason.rollout.native import NativeEngine
@@ -33,14 +33,23 @@ def flat(groups: list[list[Rollout]]) -> list[Rollout]:
     return [rollout for group in groups for rollout in group]
 
 
-def assert_same(one: list[Rollout], other: list[Rollout]) -> None:
+def assert_same(one: list[Rollout], other: list[Rollout], *, within: float = 1e-5) -> None:
     for a, b in zip(one, other, strict=True):
         assert (a.prompt_ids, a.completion_ids, a.finish_reason) == (
             b.prompt_ids,
             b.completion_ids,
             b.finish_reason,
         )
-        assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
+        assert a.logprobs == pytest.approx(b.logprobs, abs=within)
+
+
+def greedy_by_generate(model: Any, prompt: list[int], tokens: int) -> list[int]:
+    """What transformers samples greedily behind a prompt."""
+    whole = model.generate(
+        torch.tensor([prompt]), max_new_tokens=tokens, do_sample=False, eos_token_id=EOS, pad_token_id=PAD
+    )
+    ids: list[int] = whole[0, len(prompt) :].tolist()
+    return ids
 
 
 def check_logprobs(model: Any, rollouts: list[Rollout], temperature: float = 1.0) -> None:
