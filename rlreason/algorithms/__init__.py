@@ -14,6 +14,7 @@ from rlreason.algorithms.advantages import (
     overlong_penalty,
     token_advantages,
 )
+from rlreason.algorithms.down_sampling import max_variance
 from rlreason.algorithms.gae import (
     adapted_coef,
     explained_variance,
@@ -54,6 +55,7 @@ __all__ = [
     "kl_estimate",
     "logprobs_from_logits",
     "loss_denominator",
+    "max_variance",
     "merge_metrics",
     "overlong_penalty",
     "policy_loss",

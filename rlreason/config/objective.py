@@ -25,6 +25,7 @@ def objective_mistakes(config: "RunConfig") -> Iterator[Mistake]:
             ("grpo.dual_clip", "grpo.loss"),
         )
     yield from _gdpo(config) if grpo.combine == "gdpo" else _baseline(config)
+    yield from _down_sample(config)
     for stage, section in (("grpo", config.grpo), ("ppo", config.ppo)):
         if section.overlong_buffer >= config.rollout.max_new_tokens:
             yield Mistake(
@@ -68,6 +69,32 @@ def _baseline(config: "RunConfig") -> Iterator[Mistake]:
             "grpo.advantage_scale: group cannot be used with grpo.kl.where = tokens, which gives each token "
             "an advantage of its own; set it to none or batch",
             ("grpo.advantage_scale", "grpo.kl.where", "grpo.kl.coef"),
+        )
+
+
+def _down_sample(config: "RunConfig") -> Iterator[Mistake]:
+    """Learning from a part of each group."""
+    grpo = config.grpo
+    if grpo.down_sample is None:
+        return
+    if grpo.down_sample >= grpo.group_size:
+        yield Mistake(
+            f"grpo.down_sample: {grpo.down_sample} leaves nothing out of grpo.group_size = "
+            f"{grpo.group_size} completions; lower it, raise grpo.group_size, or set it to null",
+            ("grpo.down_sample", "grpo.group_size"),
+        )
+    if grpo.baseline not in ("mean", "leave_one_out"):
+        yield Mistake(
+            f"grpo.down_sample: {grpo.down_sample} cannot be used with grpo.baseline = {grpo.baseline}, "
+            "which those left out of a group would tilt; set it to null, or grpo.baseline to mean or "
+            "leave_one_out",
+            ("grpo.down_sample", "grpo.baseline"),
+        )
+    if grpo.kl.coef and grpo.kl.where == "reward":
+        yield Mistake(
+            f"grpo.down_sample: {grpo.down_sample} chooses by rewards, and grpo.kl.where = reward would take "
+            "the penalty only from those chosen; set it to tokens or loss, or grpo.down_sample to null",
+            ("grpo.down_sample", "grpo.kl.where", "grpo.kl.coef"),
         )
 
 

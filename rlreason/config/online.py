@@ -106,9 +106,19 @@ class GrpoConfig(OnlineConfig):
         ge=0,
         description="extra rounds to replace groups whose rewards are all equal (DAPO); 0 = off",
     )
+    down_sample: int | None = Field(
+        default=None,
+        ge=2,
+        description="learn from so many completions of a question, of most varied reward (PODS); null = all",
+    )
     kl: KlConfig = Field(
         default_factory=KlConfig, description="penalty for moving away from a reference model"
     )
+
+    @property
+    def learned_size(self) -> int:
+        """Completions of each question that the update takes, at most."""
+        return self.down_sample or self.group_size
 
 
 class PpoKlConfig(Section):
@@ -197,6 +207,11 @@ class PpoConfig(OnlineConfig):
         default_factory=PpoKlConfig, description="penalty for moving away from a reference model"
     )
     critic: CriticConfig = Field(default_factory=CriticConfig, description="the value function")
+
+    @property
+    def learned_size(self) -> int:
+        """Completions of each question that the update takes."""
+        return self.group_size
 
     @property
     def loss(self) -> Literal["bnpo"]:

@@ -161,17 +161,17 @@ def largest_passes(config: RunConfig, prompts: Prompts, device: torch.device) ->
     size = PassSize.suited(online.micro_batch_tokens, device)
 
     def largest(shared: bool, width: int, in_a_row: int) -> Pass:
-        in_step = -(-online.group_size // in_a_row) * online.prompts_per_step // online.minibatches
+        in_step = -(-online.learned_size // in_a_row) * online.prompts_per_step // online.minibatches
         # Rows of other lengths come closer to what a pass takes than those of one.
         rows = max(1, min(in_step, -(-size.tokens // width)))
         return Pass(shared, rows, width, max(width, min(size.tokens, in_step * width)))
 
-    shares = online.share_prompt and online.group_size > 1
+    shares = online.share_prompt and online.learned_size > 1
     found = []
     if not shares or prompts.longest + 2 * limit > size.row:
         found.append(largest(False, prompts.longest + limit, 1))
     if shares and prompts.longest + 2 <= size.row:
-        width = min(size.row, prompts.longest + limit * online.group_size)
+        width = min(size.row, prompts.longest + limit * online.learned_size)
         found.append(largest(True, width, max(1, (width - prompts.longest) // limit)))
     return found
 

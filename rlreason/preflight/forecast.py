@@ -94,8 +94,9 @@ def _online(config: RunConfig, rates: Rates, lengths: Lengths) -> Stage:
     completions = online.prompts_per_step * online.group_size
     sample = sampling_seconds(rates, completions, lengths.completion)
     score = completions * rates.score
-    prompts = online.prompts_per_step if online.share_prompt else completions
-    tokens = prompts * lengths.prompt + completions * lengths.completion
+    learned = online.prompts_per_step * online.learned_size
+    prompts = online.prompts_per_step if online.share_prompt else learned
+    tokens = prompts * lengths.prompt + learned * lengths.completion
     update = online.epochs * (tokens * rates.update_token + online.minibatches * rates.update_fixed)
     step = sample + score + update
     asked = config.eval.questions * config.eval.samples

@@ -36,6 +36,7 @@ class Sample:
 
     `advantage` is that of the completion; where each token has its own (`token_advantages`, (T,)), the mean
     of theirs. `greedy` is the greedy completion of the same prompt, where rewards are held against that.
+    One that is not `learned` was left out of advantages and update by down-sampling.
     """
 
     group: int
@@ -48,6 +49,7 @@ class Sample:
     token_advantages: Tensor | None = None
     tokens: TokenTargets | None = None
     greedy: "Sample | None" = None
+    learned: bool = True
 
     @property
     def truncated(self) -> bool:

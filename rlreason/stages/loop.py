@@ -47,6 +47,10 @@ class Method:
         """Whether each sample's group can teach something; asked only where there are `rounds`."""
         return [True] * len(samples)
 
+    def select(self, samples: Sequence[Sample]) -> list[Sample]:
+        """The samples to learn from; the others are marked as not `learned`."""
+        return list(samples)
+
     def advantage(self, setup: OnlineSetup, samples: Sequence[Sample]) -> dict[str, float | None]:
         """Fill in each sample's advantage, and return what was measured. An abstention has no part in it."""
         raise NotImplementedError
@@ -74,10 +78,11 @@ def train_online(context: RunContext, method: Method) -> None:
             clock.start()
             step = setup.step + 1
             samples, drawn = sample_and_score(context, setup, step, clock)
-            measured = method.advantage(setup, samples)
+            learned = method.select(samples)
+            measured = method.advantage(setup, learned)
             clock.lap("advantage")
             setup.engine.release()  # the update needs the room, and leaves other weights
-            result = setup.updater.update(samples, step)
+            result = setup.updater.update(learned, step)
             setup.engine.refresh()
             check_update(context, setup, step, result)
             clock.lap("update")
@@ -104,7 +109,7 @@ def sample_and_score(
 ) -> tuple[list[Sample], list[Sample]]:
     """Draw and score the step's groups; every process returns those of all processes.
 
-    Returns the samples to learn from, and all that were drawn for them, greedy ones among them. With dynamic
+    Returns the samples of the step, and all that were drawn for them, greedy ones among them. With dynamic
     sampling (DAPO, arXiv 2503.14476, section 3.2) groups that are not `informative` are replaced from further
     questions, for at most `rounds` rounds; what is still without signal then fills the step up. Raises
     UserError if a reward has failed on too many of the completions.
@@ -272,7 +277,7 @@ def show_sample(context: RunContext, step: int, samples: list[Sample]) -> None:
     scores = {name: (part.value, part.reason) for name, part in shown.score.parts.items()}
     text = shown.prompt.prefill + shown.text
     question = shown.prompt.example.question
-    context.view.sample(question, text, scores, shown.advantage)
+    context.view.sample(question, text, scores, shown.advantage if shown.learned else None)
     if context.config.log.track_samples:
         context.trackers.sample(context.config.online_stage, step, f"{question}\n\n{text}")
 

@@ -46,6 +46,9 @@ def online_plan(
         ("reward", reward_formula(config)),
         ("advantage", advantage_formula(config)),
     ]  # fmt: skip
+    if online.learned_size < online.group_size:
+        chosen = f"{online.learned_size} of {online.group_size} completions a question, of most varied reward"
+        rows.append(("learned from", chosen))
     if config.online_stage == "ppo":
         rows.append(("critic", critic_formula(config)))
     if isolated:

@@ -82,7 +82,10 @@ def length_reward(samples: Sequence[Sample]) -> float | None:
 
 
 def sample_records(stage: str, step: int, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """One record a rollout: its prompt, its text, each reward with its reason, its advantage."""
+    """One record a rollout: its prompt, its text, each reward with its reason, its advantage.
+
+    That is None where nothing was learned from it, as down-sampling had left it out.
+    """
     return [
         {
             "stage": stage,
@@ -95,7 +98,7 @@ def sample_records(stage: str, step: int, samples: Sequence[Sample]) -> list[dic
             "finish_reason": sample.rollout.finish_reason,
             "tokens": len(sample.rollout.completion_ids),
             "reward": sample.reward,
-            "advantage": sample.advantage,
+            "advantage": sample.advantage if sample.learned else None,
             "scores": {
                 name: {"value": part.value, "reason": part.reason, "failed": part.failed}
                 for name, part in sample.score.parts.items()

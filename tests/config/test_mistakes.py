@@ -206,6 +206,18 @@ DISAGREEMENTS = [
         ["grpo.kl={coef: 0.1, where: tokens}", "grpo.advantage_scale=group"],
         "grpo.advantage_scale: group cannot be used with grpo.kl.where = tokens",
     ),
+    (
+        ["grpo.down_sample=8"],
+        "grpo.down_sample: 8 leaves nothing out of grpo.group_size = 8 completions; lower it, raise",
+    ),
+    (
+        ["grpo.down_sample=4", "grpo.baseline=batch"],
+        "grpo.down_sample: 4 cannot be used with grpo.baseline = batch",
+    ),
+    (
+        ["grpo.down_sample=4", "grpo.kl={coef: 0.1, where: reward}"],
+        "grpo.down_sample: 4 chooses by rewards, and grpo.kl.where = reward would take the penalty only",
+    ),
     (["grpo.overlong_buffer=256"], "grpo.overlong_buffer: 256 is not below rollout.max_new_tokens = 256"),
     (
         ["grpo.prompts_per_step=12", "grpo.minibatches=5"],
@@ -294,6 +306,8 @@ def test_fields_that_disagree(refused, overrides: list[str], beginning: str) -> 
         ["grpo.kl={coef: 0.1, where: tokens}", "grpo.advantage_scale=batch"],
         ["grpo.kl.where=tokens", "grpo.advantage_scale=group"],
         ["grpo.combine=gdpo", "grpo.kl.where=reward"],
+        ["grpo.down_sample=7", "grpo.kl.where=reward"],
+        ["grpo.down_sample=4", "grpo.baseline=leave_one_out", "grpo.kl={coef: 0.1, where: tokens}"],
         ["rewards={accuracy: {clip: [-1, 0.5], seconds: 0.1, max_errors: 0}}"],
         ["rewards={accuracy: {clip: null}}"],
         ["sft.styles={guess: 0.7, steps: 0.3}"],

@@ -248,6 +248,14 @@ def test_the_largest_pass_of_a_wide_group() -> None:
     assert largest_passes(made, prompts, torch.device("cuda")) == [Pass(True, 10, 820, 8192)]
 
 
+def test_an_update_holds_those_it_learns_from() -> None:
+    few, many = (
+        config(grpo={"group_size": size, "down_sample": keep}, rollout={"max_new_tokens": 20})
+        for size, keep in ((2, None), (16, 2))
+    )
+    assert largest_passes(many, Prompts(20, 40), CPU) == largest_passes(few, Prompts(20, 40), CPU)
+
+
 def test_no_row_is_shared_beyond_what_a_row_takes() -> None:
     """A completion of 8,000 tokens is a row of its own; those that share one have 2,048 with their prompt."""
     made = config(rollout={"max_new_tokens": 8000}, model={"scratch": {"max_positions": 16384}})

@@ -49,6 +49,15 @@ def test_a_prompt_that_is_not_shared_is_read_for_each_completion() -> None:
     assert alone - shared == pytest.approx(4 * 12 * 20 * 0.1)
 
 
+def test_an_update_reads_those_it_learns_from() -> None:
+    every, half = (
+        forecast(config(stage="grpo", grpo={"down_sample": keep}), RATES, LENGTHS)[0].seconds or 0.0
+        for keep in (None, 2)
+    )
+    # 4 steps, in each of them 2 completions of 8 tokens less for 4 questions
+    assert every - half == pytest.approx(4 * 4 * 2 * 8 * 0.1)
+
+
 def test_the_cold_start_is_its_rows_and_what_cannot_be_told_is_not_counted() -> None:
     made = config(
         stage=["pretrain", "sft"], sft={"epochs": 2, "batch_size": 4}, pretrain={"sequence_tokens": 128}

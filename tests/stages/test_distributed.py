@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("stage", "settings"),
     [
-        ("grpo", {"dynamic_sampling": 1, "epochs": 2}),
+        ("grpo", {"dynamic_sampling": 1, "epochs": 2, "down_sample": 3}),
         pytest.param(
             "grpo",
             {"baseline": "batch", "advantage_scale": "batch", "kl": {"coef": 0.1, "where": "tokens"}},

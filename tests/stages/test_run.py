@@ -152,6 +152,7 @@ def test_another_config_does_not_go_on_with_a_run(train: Train, monkeypatch: pyt
         {"kl": {"coef": 0.1, "where": "tokens", "estimator": "k1"}, "advantage_scale": "batch", "epochs": 2},
         {"baseline": "batch", "advantage_scale": "batch", "group_size": 1},
         {"baseline": "greedy", "group_size": 2, "dynamic_sampling": 1},
+        {"down_sample": 2, "dynamic_sampling": 1},
         {"mask_truncated": True},
         {"overlong_buffer": 6},
         {"advantage_scale": "batch", "minibatches": 2},

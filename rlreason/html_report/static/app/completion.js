@@ -45,8 +45,14 @@ function endOf(completion) {
   return completion.finish === "length" ? "cut off" : completion.finish === "stop" ? "" : completion.finish;
 }
 
+/** Without an advantage it was left out by down-sampling. */
+function learnedFrom(completion) {
+  if (completion.advantage == null) return h("span", {}, "not learned from");
+  return h("span", {}, "advantage ", h("b", {}, plus(completion.advantage, 3)));
+}
+
 function facts(completion) {
   const end = endOf(completion);
-  return h("p", { class: "facts" }, rewardTag(completion, completion.group.top), h("span", {}, "advantage ", h("b", {}, plus(completion.advantage, 3))),
+  return h("p", { class: "facts" }, rewardTag(completion, completion.group.top), learnedFrom(completion),
     completion.tokens != null && h("span", {}, count(completion.tokens, "token")), end && h("span", { class: "bad" }, end));
 }
