@@ -212,11 +212,11 @@ def shared_bytes(
     limit, repeated = config.rollout.max_new_tokens, shape.heads // shape.kv_heads
     several = max(2, (one.width - prompts.longest) // limit)
     limit = min(limit, -(-(one.width - prompts.longest) // several))
-    completions = [[limit] * several] * one.rows
-    if config.model.attention != "sdpa" or not pays([prompts.longest] * one.rows, completions, one.width):
+    count = several * one.rows
+    in_blocks = pays([prompts.longest] * one.rows, [limit] * count, rows=one.rows, width=one.width)
+    if config.model.attention != "sdpa" or not in_blocks:
         return shape.layers * one.rows * one.width * one.width * dtype.itemsize
     length = prompts.longest + limit
-    count = sum(map(len, completions))
     keys = 2 * shape.kv_heads * shape.head_dim * count * length
     # Keys and values of the rows, repeated for all heads, are counted already; queries' results are not.
     results = shape.heads * shape.head_dim * one.tokens

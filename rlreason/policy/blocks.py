@@ -1,11 +1,12 @@
-"""Attention in rows of a prompt and several of its completions, without the pairs that no token sees.
+"""Attention in rows of prompts and several completions of each, without the pairs that no token sees.
 
-In such a row a completion sees the prompt and itself. Under a mask over the row, attention costs the square
+In such a row a completion sees its prompt and itself. Under a mask over the row, attention costs the square
 of its length, most of it for pairs of tokens of different completions. Here each completion is a sequence of
-its own, whose keys and values are those of the prompt and its own.
+its own, whose keys and values are those of the prompt and its own. So is each prompt: where several begin
+with the same tokens of a row, attention alone computes those for each.
 
-Shapes: N rows, W row width, P prompt tokens, C completions, T completion tokens, L = P + T, H query heads, K
-key-value heads, R = H / K, D head size. All lengths are those of the longest.
+Shapes: N rows, W row width, G prompts, P prompt tokens, C completions, T completion tokens, L = P + T, H
+query heads, K key-value heads, R = H / K, D head size. All lengths are those of the longest.
 """
 
 import math
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -36,20 +38,21 @@ _KNOWN_TENSORS = ("position_ids", "cache_position")
 class Blocks:
     """Where prompts and completions lie in packed rows.
 
-    Places count along the flattened rows; behind the end of a shorter one they are 0. `origin_NW` says for
-    each place of the rows where its result lies among those of all prompts and then all completions;
-    `seen_C1TL` is true where a completion's token sees one of its prompt and completion.
+    Places count along the flattened rows; behind the end of a shorter one they are 0. `group_C` is the number
+    of each completion's prompt. `origin_NW` says for each place of the rows where its result lies among those
+    of all prompts and then all completions; `seen_C1TL` is true where a completion's token sees one of its
+    prompt and completion.
     """
 
-    prompt_NP: Tensor
+    prompt_GP: Tensor
     own_CT: Tensor
-    row_C: Tensor
+    group_C: Tensor
     origin_NW: Tensor
     seen_C1TL: Tensor
     _masks: dict[tuple[int, torch.dtype], Tensor] = field(default_factory=dict, kw_only=True)
 
     def to(self, device: torch.device) -> "Blocks":
-        parts = (self.prompt_NP, self.own_CT, self.row_C, self.origin_NW, self.seen_C1TL)
+        parts = (self.prompt_GP, self.own_CT, self.group_C, self.origin_NW, self.seen_C1TL)
         return Blocks(*(part.to(device) for part in parts))
 
     def mask(self, repeated: int, dtype: torch.dtype) -> Tensor:
@@ -68,44 +71,52 @@ class Blocks:
         return self._masks[key]
 
 
-def pays(prompts: Sequence[int], completions: Sequence[Sequence[int]], width: int) -> bool:
-    """Whether blocks of these lengths cost less than a mask over rows of that width.
+def affordable(prompts: Sequence[int], completions: Sequence[int], tokens: int) -> bool:
+    """Whether blocks of these lengths copy few enough keys for rows of so many tokens in all.
 
     A long prompt is copied to each of its completions, and all are padded to the longest.
     """
-    rows, longest_prompt = len(prompts), max(prompts)
-    lengths = [length for row in completions for length in row]
-    keys = len(lengths) * (longest_prompt + max(lengths))
-    pairs = rows * longest_prompt**2 + max(lengths) * keys
-    return keys <= _MOST_COPIES * rows * width and pairs <= _MOST_PAIRS * rows * width**2
+    return _keys(prompts, completions) <= _MOST_COPIES * tokens
 
 
-def lay_out(prompts: Sequence[int], completions: Sequence[Sequence[int]], width: int) -> Blocks:
-    """The blocks of rows whose prompts and completions have these lengths, each behind the other."""
-    count, longest_prompt = len(prompts), max(prompts)
-    lengths = [length for row in completions for length in row]
-    longest = max(lengths)
-    prompt = torch.zeros((count, longest_prompt), dtype=torch.long)
-    own = torch.zeros((len(lengths), longest), dtype=torch.long)
-    origin = torch.zeros((count, width), dtype=torch.long)
-    rows = [number for number, row in enumerate(completions) for _ in row]
-    slot = 0
-    for number, (start, row) in enumerate(zip(prompts, completions, strict=True)):
-        prompt[number, :start] = number * width + torch.arange(start)
-        origin[number, :start] = number * longest_prompt + torch.arange(start)
-        cursor = start
-        for length in row:
-            own[slot, :length] = number * width + torch.arange(cursor, cursor + length)
-            origin[number, cursor : cursor + length] = (
-                count * longest_prompt + slot * longest + torch.arange(length)
-            )
-            cursor += length
-            slot += 1
-    row_C, length_N = torch.tensor(rows), torch.tensor(prompts)
-    of_prompt_C1P = torch.arange(longest_prompt) < length_N[row_C, None, None]
+def pays(prompts: Sequence[int], completions: Sequence[int], *, rows: int, width: int) -> bool:
+    """Whether blocks of these lengths cost less than a mask over so many rows of that width."""
+    pairs = len(prompts) * max(prompts) ** 2 + max(completions) * _keys(prompts, completions)
+    return affordable(prompts, completions, rows * width) and pairs <= _MOST_PAIRS * rows * width**2
+
+
+def _keys(prompts: Sequence[int], completions: Sequence[int]) -> int:
+    return len(completions) * (max(prompts) + max(completions))
+
+
+def lay_out(
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    groups: Sequence[int],
+    *,
+    rows: int,
+    width: int,
+) -> Blocks:
+    """The blocks of rows in which these are the places of each prompt and of each completion.
+
+    `groups` holds the number of each completion's prompt.
+    """
+    group_C = torch.tensor(groups)
+    of_prompts = [torch.tensor(places) for places in prompts]
+    of_own = [torch.tensor(places) for places in completions]
+    prompt, own = (pad_sequence(places, batch_first=True) for places in (of_prompts, of_own))
+    (count, longest_prompt), longest = prompt.shape, own.shape[1]
+    starts = [number * longest_prompt for number in range(count)]
+    starts += [count * longest_prompt + slot * longest for slot in range(len(completions))]
+    origin = torch.zeros(rows * width, dtype=torch.long)
+    # Of several results of a token the first prompt's is taken: it is written last.
+    for start, places in reversed(list(zip(starts, of_prompts + of_own, strict=True))):
+        origin[places] = start + torch.arange(len(places))
+    length_G = torch.tensor([len(places) for places in prompts])
+    of_prompt_C1P = torch.arange(longest_prompt) < length_G[group_C, None, None]
     causal_TT = torch.ones((longest, longest), dtype=torch.bool).tril()
-    seen_CTL = torch.cat([of_prompt_C1P.expand(-1, longest, -1), causal_TT.expand(len(rows), -1, -1)], dim=-1)
-    return Blocks(prompt, own, row_C, origin, seen_CTL.unsqueeze(1))
+    seen_CTL = torch.cat([of_prompt_C1P.expand(-1, longest, -1), causal_TT.expand(len(own), -1, -1)], dim=-1)
+    return Blocks(prompt, own, group_C, origin.view(rows, width), seen_CTL.unsqueeze(1))
 
 
 def block_attention(
@@ -139,16 +150,16 @@ def block_attention(
         """(rows * W, heads, D) -> (a, b, heads, D) for places (a, b)."""
         return flat.index_select(0, places.flatten()).unflatten(0, places.shape)
 
-    prompt_key, prompt_value = take(flat_key, blocks.prompt_NP), take(flat_value, blocks.prompt_NP)
+    prompt_key, prompt_value = take(flat_key, blocks.prompt_GP), take(flat_value, blocks.prompt_GP)
     of_prompts = F.scaled_dot_product_attention(
-        take(flat_query, blocks.prompt_NP).transpose(1, 2),
+        take(flat_query, blocks.prompt_GP).transpose(1, 2),
         repeat_kv(prompt_key.transpose(1, 2), repeated),
         repeat_kv(prompt_value.transpose(1, 2), repeated),
         is_causal=True,
         **options,
     )
     seen_key, seen_value = (
-        torch.cat([prompt.index_select(0, blocks.row_C), take(flat, blocks.own_CT)], 1).transpose(1, 2)
+        torch.cat([prompt.index_select(0, blocks.group_C), take(flat, blocks.own_CT)], 1).transpose(1, 2)
         for prompt, flat in ((prompt_key, flat_key), (prompt_value, flat_value))
     )
     # The R query heads of a key-value head stand behind each other, as if they were more tokens.
@@ -163,7 +174,7 @@ def block_attention(
     of_completions = of_completions.unflatten(2, (repeated, -1)).flatten(1, 2)
     results = torch.cat(
         [of.transpose(1, 2).flatten(0, 1) for of in (of_prompts, of_completions)]
-    )  # (N P + C T, H, D)
+    )  # (G P + C T, H, D)
     return results.index_select(0, blocks.origin_NW.flatten()).view(rows, width, heads, -1), None
 
 

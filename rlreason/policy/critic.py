@@ -13,9 +13,17 @@ from torch import Tensor, nn
 from rlreason.config.model import ModelConfig
 from rlreason.errors import UserError
 from rlreason.policy.adapter import causal_lm_of, with_adapter
-from rlreason.policy.forward import CompletionLogprobs, allows, inputs_of, is_windowed, rows_at, try_blocks
+from rlreason.policy.forward import (
+    CompletionLogprobs,
+    allows,
+    inputs_of,
+    is_windowed,
+    probe_sequences,
+    rows_at,
+    try_blocks,
+)
 from rlreason.policy.model import Policy, switch_dropout_off
-from rlreason.policy.packing import Completion, Packed, PassSize, pack
+from rlreason.policy.packing import Packed, PassSize, Sharing, pack
 from rlreason.policy.scalar import check_same_tokens, load_scalar_model
 
 # In float32, values of packed rows agree with those of single ones to this, or prompts are not shared.
@@ -130,39 +138,36 @@ def _zero_head(size: int) -> nn.Linear:
 
 
 @torch.no_grad()
-def probe_values(actor_critic: ActorCritic, policy: Policy) -> bool:
-    """Whether the critic may read a prompt once for several completions: the values are then the same."""
+def probe_values(actor_critic: ActorCritic, policy: Policy) -> Sharing:
+    """What the critic may read once for several completions: the values are then the same."""
     trunk = actor_critic.critic.trunk
     if trunk is None:
-        return True  # the policy's own trunk has been probed
+        return Sharing.BEGINNING  # the policy's own trunk has been probed
     config = trunk.config.get_text_config()
     if is_windowed(config) or getattr(config, "_attn_implementation", "") == "flash_attention_2":
-        return False
-    generator = torch.Generator().manual_seed(0)
-    size = policy.model.get_input_embeddings().weight.shape[0]
-    prompt, *completions = torch.randint(0, size, (3, 8), generator=generator).tolist()
-    sequences = [Completion(0, prompt, completion) for completion in completions]
+        return Sharing.NOTHING
+    sequences = probe_sequences(policy)
     head = actor_critic.critic.head
     saved = head.weight.data.clone()
     head.weight.data.normal_(generator=torch.Generator(head.weight.device).manual_seed(0))
     autocast, actor_critic._autocast = actor_critic._autocast, partial(policy.autocast, torch.float32)
 
-    def values(share: bool) -> Tensor:
-        (packed,) = pack(sequences, share_prompt=share, size=PassSize(4096, 4096), pad_id=policy.pad_id)
+    def values(share: Sharing) -> Tensor:
+        (packed,) = pack(sequences, share=share, size=PassSize(4096, 4096), pad_id=policy.pad_id)
         values_CT = actor_critic.values(packed.to(policy.device))
         return values_CT[torch.tensor(packed.order).argsort()]
 
     try:
-        alone = values(share=False)
+        alone = values(Sharing.NOTHING)
 
-        def right() -> bool:
-            gap = (alone - values(share=True)).abs().max()
+        def right(share: Sharing) -> bool:
+            gap = (alone - values(share)).abs().max()
             return bool(gap < _PROBE_TOLERANCE * float(alone.abs().max() + 1))
 
-        shareable = allows(right)
-        if shareable:
-            try_blocks(causal_lm_of(trunk), right)
-        return shareable
+        if not allows(lambda: right(Sharing.PROMPT)):
+            return Sharing.NOTHING
+        in_blocks = try_blocks(causal_lm_of(trunk), lambda: right(Sharing.BEGINNING))
+        return Sharing.BEGINNING if in_blocks else Sharing.PROMPT
     finally:
         head.weight.data.copy_(saved)
         actor_critic._autocast = autocast

@@ -23,6 +23,7 @@ from rlreason.policy.packing import (
     Completion,
     Packed,
     PassSize,
+    Sharing,
     common_beginning,
     pack,
     plan_rows,
@@ -48,7 +49,7 @@ class ExampleLoss:
     def __init__(self, policy: Policy) -> None:
         self._forward = CompletionLogprobs(policy)
         self._pad_id = policy.pad_id
-        _, self.notes = probe_forward(policy, self._forward)
+        self.notes = probe_forward(policy, self._forward)
         self._share = shares(policy.model)
 
     def __call__(self, ids_BN: Tensor, labels_BN: Tensor, valid_BN: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ def pack_examples(
         for number, (row, start) in enumerate(zip(rows, starts, strict=True))
     ]
     size = PassSize(sys.maxsize, _even_width(sequences) if shared else sys.maxsize)
-    (packed,) = pack(sequences, share_prompt=shared, size=size, pad_id=pad_id)
+    (packed,) = pack(sequences, share=Sharing.PROMPT if shared else Sharing.NOTHING, size=size, pad_id=pad_id)
     mask_CT = torch.zeros_like(packed.mask_CT)
     for place, index in enumerate(packed.order):
         own = torch.tensor(labels[index][starts[index] :])
@@ -121,7 +122,7 @@ def _even_width(sequences: Sequence[Completion]) -> int:
     prompt, lengths = len(sequences[0].prompt_ids), [len(one.completion_ids) for one in sequences]
 
     def rows(width: int) -> int:
-        return len(plan_rows(sequences, share_prompt=True, width=width))
+        return len(plan_rows(sequences, share=Sharing.PROMPT, width=width))
 
     fewest = rows(SHARED_ROW)
     width = prompt + max(max(lengths), -(-sum(lengths) // fewest))

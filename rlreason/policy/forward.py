@@ -14,7 +14,7 @@ from rlreason.algorithms import token_logprobs
 from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.blocks import switch, takes_blocks
 from rlreason.policy.model import Policy
-from rlreason.policy.packing import Completion, Packed, PassSize, pack
+from rlreason.policy.packing import Completion, Packed, PassSize, Sharing, pack
 
 # Packed and chunked log-probs that are off by more than that in float32 are not used; nor chunked ones that
 # are off by more on the mean in half precision, where only a scale that was not known is looked for.
@@ -34,7 +34,7 @@ class CompletionLogprobs(nn.Module):
         super().__init__()
         self.model = policy.model
         self.chunked = True
-        self.shareable = True
+        self.sharing = Sharing.BEGINNING
         self._autocast = policy.autocast
 
     @property
@@ -98,27 +98,37 @@ def inputs_of(packed: Packed, model: Any) -> dict[str, Any]:
     return {**inputs, "attention_mask": packed.attention_N1WW}
 
 
+def probe_sequences(policy: Policy) -> list[Completion]:
+    """Random tokens to try a layout on: two completions of a prompt, and one of another that begins alike."""
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
+
+    def draw(count: int) -> list[int]:
+        drawn: list[int] = torch.randint(0, vocabulary, (count,), generator=generator).tolist()
+        return drawn
+
+    beginning = draw(16)
+    one, other = beginning + draw(4), beginning + draw(4)
+    return [Completion(0, one, draw(8)), Completion(0, one, draw(8)), Completion(1, other, draw(8))]
+
+
 @torch.no_grad()
-def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, list[str]]:
-    """Find out what this model allows, on random tokens: two completions of one prompt.
+def probe_forward(policy: Policy, forward: CompletionLogprobs) -> list[str]:
+    """Find out what this model allows, on random tokens.
 
     Sets `forward.chunked`, by comparing with the model's own logits of the same rows, and
-    `forward.shareable`, by comparing with a plain forward pass of `model(ids).logits`; in float32, under
-    flash attention the first alone and in half precision. Returns whether prompts may be shared, and a note
-    for each shortcut that is not taken. Raises what a model raises that takes no position ids.
+    `forward.sharing`, by comparing with a plain forward pass of `model(ids).logits`; in float32, under
+    flash attention the first alone and in half precision. Returns a note for each shortcut that is not
+    taken. Raises what a model raises that takes no position ids.
     """
     causal_lm, text = causal_lm_of(policy.model), _text_config(policy.model)
     flash = text._attn_implementation == "flash_attention_2"  # it computes in half precision only
     precision = partial(policy.autocast, None if flash else torch.float32)
-    generator = torch.Generator().manual_seed(0)
-    vocabulary = policy.model.get_input_embeddings().weight.shape[0]
-    draw = torch.randint(0, vocabulary, (3, 8), generator=generator).tolist()
-    prompt, completions = draw[0], draw[1:]
-    sequences = [Completion(0, prompt, completion) for completion in completions]
+    sequences = probe_sequences(policy)
 
-    def logprobs(*, share: bool = False, chunked: bool | None = None) -> Tensor:
+    def logprobs(share: Sharing = Sharing.NOTHING, *, chunked: bool | None = None) -> Tensor:
         forward.chunked = forward.chunked if chunked is None else chunked
-        (packed,) = pack(sequences, share_prompt=share, size=PassSize(4096, 4096), pad_id=policy.pad_id)
+        (packed,) = pack(sequences, share=share, size=PassSize(4096, 4096), pad_id=policy.pad_id)
         found_CT, _ = forward(packed.to(policy.device), 1.0)
         return found_CT[[packed.order.index(place) for place in range(len(sequences))]]
 
@@ -134,33 +144,38 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> tuple[bool, li
                 "this model's logits are not its head times its hidden state: full logits are computed"
             )
         if flash:
-            forward.shareable = False
-            return False, [*notes, "flash attention takes no block mask: each completion repeats its prompt"]
-        plain = torch.stack([_plain_logprobs(policy, prompt, completion) for completion in completions])
+            forward.sharing = Sharing.NOTHING
+            return [*notes, "flash attention takes no block mask: each completion repeats its prompt"]
+        plain = torch.stack([_plain_logprobs(policy, one) for one in sequences])
         if not _near(own, plain):
             gap = float((own - plain).abs().max())
             notes.append(
                 f"warning: with position ids and a mask this model gives other log-probs, by {gap:.2g} nats"
             )
-
-        def right() -> bool:
-            return _near(logprobs(share=True), plain)
-
-        shareable = allows(right)
-        asked = text._attn_implementation != "sdpa"  # another one, by the config
-        if shareable and not (is_windowed(text) or asked or try_blocks(causal_lm, right)):
-            notes.append("this model's attention knows no blocks: completions are masked from each other")
+        forward.sharing, note = _probe_sharing(causal_lm, lambda share: _near(logprobs(share), plain))
     finally:
         forward._autocast = autocast
         policy.model.train(training)
+    return notes + note
+
+
+def _probe_sharing(causal_lm: Any, right: Callable[[Sharing], bool]) -> tuple[Sharing, list[str]]:
+    """What may be computed once, given whether a way of sharing gives the right results; and a note."""
+    text = causal_lm.config.get_text_config()
     if is_windowed(text):
         # The probe may well fit into the window, beyond which a block mask would take its place.
-        shareable = False
-        notes.append("this model's attention has a sliding window: each completion repeats its prompt")
-    elif not shareable:
-        notes.append("this model's attention takes no block mask: each completion repeats its prompt")
-    forward.shareable = shareable
-    return shareable, notes
+        return Sharing.NOTHING, [
+            "this model's attention has a sliding window: each completion repeats its prompt"
+        ]
+    if not allows(lambda: right(Sharing.PROMPT)):
+        return Sharing.NOTHING, [
+            "this model's attention takes no block mask: each completion repeats its prompt"
+        ]
+    if try_blocks(causal_lm, lambda: right(Sharing.BEGINNING)):
+        return Sharing.BEGINNING, []
+    asked = text._attn_implementation != "sdpa"  # another one, by the config
+    note = "this model's attention knows no blocks: completions are masked from each other"
+    return Sharing.PROMPT, [] if asked else [note]
 
 
 def _near(found_CT: Tensor, wanted_CT: Tensor, *, half: bool = False) -> bool:
@@ -228,8 +243,9 @@ def is_windowed(config: Any) -> bool:
     return getattr(config, "sliding_window", None) is not None
 
 
-def _plain_logprobs(policy: Policy, prompt: list[int], completion: list[int]) -> Tensor:
-    ids = torch.tensor([prompt + completion], device=policy.device)
+def _plain_logprobs(policy: Policy, sequence: Completion) -> Tensor:
+    prompt, completion = sequence.prompt_ids, sequence.completion_ids
+    ids = torch.tensor([[*prompt, *completion]], device=policy.device)
     logits = policy.model(input_ids=ids, use_cache=False).logits[0, len(prompt) - 1 : -1].float()
     targets = torch.tensor(completion, device=policy.device)
     return torch.log_softmax(logits, -1).gather(-1, targets[:, None])[:, 0]

@@ -1,20 +1,32 @@
-"""Rows for the forward pass: a prompt once, then as many of its completions as fit.
+"""Rows for the forward pass: what sequences begin with once, and behind it how they go on.
 
-A row is `prompt, completion 1, completion 2, ...`. Every completion sees the prompt and itself, through a
-mask or in blocks, and counts its positions on from the prompt's end, so each is computed as if it stood
-alone. With one completion a row this is the plain layout.
+A row is `prompt, completion 1, completion 2, ...`, or `beginning, rest of prompt 1, its completions, rest of
+prompt 2, its completions, ...` where prompts begin alike, with a system prompt as a rule. Every part sees
+what it continues and itself, through a mask or in blocks, and counts its positions on from there, so each
+completion is computed as if it stood alone. With one completion a row this is the plain layout.
 
-Shapes: N rows, W row width, C completions, T completion tokens.
+Shapes: N rows, W row width, G groups, C completions, T completion tokens.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rlreason.policy.blocks import Blocks, lay_out, pays
+from rlreason.policy.blocks import Blocks, affordable, lay_out, pays
+
+
+class Sharing(IntEnum):
+    """What is computed once; each includes those before it. Of several models the least is what all allow."""
+
+    NOTHING = 0
+    PROMPT = 1
+    """a prompt, for its completions"""
+    BEGINNING = 2
+    """what prompts begin with, for those of a pass; needs attention in blocks"""
 
 
 @dataclass(frozen=True)
@@ -23,13 +35,15 @@ class Packed:
 
     `mask_CT` is 1 on completion tokens, or on those of them that carry loss; `order` names the caller's
     completion behind each of the C rows.
-    `part_NW`, where a row is shared, is 0 on a prompt, 1, 2, ... on its completions and -1 on padding;
-    `blocks` says the same to attention that can do without a mask, where that pays.
+    `part_NW`, where a row is shared, is 0 on what all of it continues, 1, 2, ... on the parts behind and -1
+    on padding; `parent_NW` is the part that a token's own continues, which may be 0. `blocks` says the same
+    to attention that can do without a mask, where that pays.
     """
 
     ids_NW: Tensor
     positions_NW: Tensor
     part_NW: Tensor | None
+    parent_NW: Tensor | None
     blocks: Blocks | None
     valid_NW: Tensor
     source_CT: Tensor
@@ -39,16 +53,17 @@ class Packed:
 
     @property
     def attention_N1WW(self) -> Tensor | None:
-        """Who may look at whom in shared rows: backwards only, at the prompt or at one's own part.
+        """Who may look at whom in shared rows: backwards only, at one's own part and at what that continues.
 
         Padding looks at padding, so that no row is empty.
         """
-        if self.part_NW is None:
+        if self.part_NW is None or self.parent_NW is None:
             return None
         width = self.part_NW.shape[1]
         causal = torch.ones(width, width, dtype=torch.bool, device=self.part_NW.device).tril()
-        query, key = self.part_NW[:, :, None], self.part_NW[:, None, :]
-        return (causal & ((key == query) | ((key == 0) & (query > 0)))).unsqueeze(1)
+        query, parent = self.part_NW[:, :, None], self.parent_NW[:, :, None]
+        key = self.part_NW[:, None, :]
+        return (causal & ((key == query) | (key == parent) | ((key == 0) & (query > 0)))).unsqueeze(1)
 
     def to(self, device: torch.device) -> "Packed":
         kinds = (Tensor, Blocks)
@@ -64,6 +79,9 @@ class Completion:
     prompt_ids: Sequence[int]
     completion_ids: Sequence[int]
 
+
+# What prompts begin with is set apart from so many tokens on.
+_WORTH = 16
 
 # Beyond this many tokens a mask over a shared row costs more than it saves in prompt tokens.
 SHARED_ROW = 2048
@@ -96,13 +114,31 @@ def common_beginning(rows: Sequence[Sequence[int]]) -> int:
     return next((place for place, (one, other) in pairs if one != other), min(len(first), len(last)))
 
 
-def plan_rows(sequences: Sequence[Completion], *, share_prompt: bool, width: int) -> list[list[int]]:
+class Row(NamedTuple):
+    """One row: how many tokens the prompts of its groups begin with alike, and each group's completions.
+
+    With one group nothing is set apart: `common` is 0.
+    """
+
+    common: int
+    groups: list[list[int]]
+
+    def width(self, sequences: Sequence[Completion]) -> int:
+        return self.common + sum(_length(sequences, group) - self.common for group in self.groups)
+
+
+def _length(sequences: Sequence[Completion], group: Sequence[int]) -> int:
+    """Tokens of a prompt and these of its completions."""
+    return len(sequences[group[0]].prompt_ids) + sum(len(sequences[i].completion_ids) for i in group)
+
+
+def plan_rows(sequences: Sequence[Completion], *, share: Sharing, width: int) -> list[list[int]]:
     """Group completion indices into rows of at most `width` tokens (a single completion may exceed it)."""
     rows: list[list[int]] = []
     group, used = None, 0
     for index, sequence in enumerate(sequences):
         length = len(sequence.completion_ids)
-        if share_prompt and rows and group == sequence.group and used + length <= width:
+        if share >= Sharing.PROMPT and rows and group == sequence.group and used + length <= width:
             rows[-1].append(index)
             used += length
         else:
@@ -111,70 +147,128 @@ def plan_rows(sequences: Sequence[Completion], *, share_prompt: bool, width: int
     return rows
 
 
-def pack(sequences: Sequence[Completion], *, share_prompt: bool, size: PassSize, pad_id: int) -> list[Packed]:
+def pack(sequences: Sequence[Completion], *, share: Sharing, size: PassSize, pad_id: int) -> list[Packed]:
     """Cut `sequences` into micro-batches of at most `size.tokens`, rows of like length together.
 
-    A row that is longer makes a micro-batch of its own.
+    A row that is longer makes a micro-batch of its own. With `Sharing.BEGINNING` a micro-batch is one row,
+    where prompts begin alike and blocks of it pay.
     """
-    rows = plan_rows(sequences, share_prompt=share_prompt, width=size.row)
-    lengths = [
-        len(sequences[row[0]].prompt_ids) + sum(len(sequences[i].completion_ids) for i in row) for row in rows
-    ]
-    batches: list[list[int]] = []
-    for number in sorted(range(len(rows)), key=lambda n: (-lengths[n], n)):
-        # Longest first: the first row of a batch is its width.
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= size.tokens:
-            batches[-1].append(number)
+    rows = plan_rows(sequences, share=share, width=size.row)
+    # Longest first: the first row of a batch is its width.
+    rows.sort(key=lambda row: -_length(sequences, row))
+    joined = _joined(sequences, rows, size) if share >= Sharing.BEGINNING else None
+    if joined is not None:
+        return [_pack_rows(sequences, [row], pad_id) for row in joined]
+    batches: list[list[Row]] = []
+    for row in rows:
+        if batches and (len(batches[-1]) + 1) * batches[-1][0].width(sequences) <= size.tokens:
+            batches[-1].append(Row(0, [row]))
         else:
-            batches.append([number])
-    return [_pack_rows(sequences, [rows[n] for n in batch], pad_id) for batch in batches]
+            batches.append([Row(0, [row])])
+    return [_pack_rows(sequences, batch, pad_id) for batch in batches]
 
 
-def _pack_rows(sequences: Sequence[Completion], rows: list[list[int]], pad_id: int) -> Packed:
-    order = [index for row in rows for index in row]
-    width = max(
-        len(sequences[r[0]].prompt_ids) + sum(len(sequences[i].completion_ids) for i in r) for r in rows
-    )
+def _joined(sequences: Sequence[Completion], rows: list[list[int]], size: PassSize) -> list[Row] | None:
+    """Rows of several groups behind what their prompts begin with; None where that is not worth it."""
+    common = common_beginning([sequences[row[0]].prompt_ids for row in rows]) if len(rows) > 1 else 0
+    if common < _WORTH:
+        return None
+    joined: list[Row] = []
+    used = 0
+    for row in rows:
+        length = _length(sequences, row)
+        if joined and used + length - common <= size.tokens:
+            joined[-1].groups.append(row)
+            used += length - common
+        else:
+            joined.append(Row(common, [row]))
+            used = length
+    joined = [row if len(row.groups) > 1 else Row(0, row.groups) for row in joined]
+    return joined if all(_in_blocks(sequences, [row]) for row in joined if row.common) else None
+
+
+def _in_blocks(sequences: Sequence[Completion], rows: Sequence[Row]) -> bool:
+    """Whether these rows are better laid out in blocks than under a mask.
+
+    One of several groups would be too long for a mask, so it only has to be affordable.
+    """
+    groups = [group for row in rows for group in row.groups]
+    width = max(row.width(sequences) for row in rows)
+    prompts = [len(sequences[group[0]].prompt_ids) for group in groups]
+    completions = [len(sequences[index].completion_ids) for group in groups for index in group]
+    if len(groups) > len(rows):
+        return affordable(prompts, completions, len(rows) * width)
+    return pays(prompts, completions, rows=len(rows), width=width)
+
+
+class _Canvas:
+    """Rows that are written part by part, (N, W) each. What is not written is padding."""
+
+    def __init__(self, rows: int, width: int, pad_id: int) -> None:
+        self.width = width
+        self.ids = torch.full((rows, width), pad_id, dtype=torch.long)
+        self.positions = torch.zeros((rows, width), dtype=torch.long)
+        self.part = torch.full((rows, width), -1, dtype=torch.long)
+        self.parent = self.part.clone()
+        self._row, self._cursor = -1, 0
+
+    def next_row(self) -> None:
+        self._row, self._cursor = self._row + 1, 0
+
+    def write(self, tokens: Sequence[int], *, first: int, part: int, parent: int) -> range:
+        """Write `part` behind what stands in the row, positions from `first` on.
+
+        Returns where it is in the flattened rows.
+        """
+        start, end = self._cursor, self._cursor + len(tokens)
+        self._cursor = end
+        self.ids[self._row, start:end] = torch.tensor(tokens, dtype=torch.long)
+        self.positions[self._row, start:end] = torch.arange(first, first + len(tokens))
+        self.part[self._row, start:end] = part
+        self.parent[self._row, start:end] = parent
+        return range(self._row * self.width + start, self._row * self.width + end)
+
+
+def _pack_rows(sequences: Sequence[Completion], rows: Sequence[Row], pad_id: int) -> Packed:
+    order = [index for row in rows for group in row.groups for index in group]
     longest = max(len(sequences[index].completion_ids) for index in order)
-    ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
-    positions = torch.zeros((len(rows), width), dtype=torch.long)
-    part = torch.full((len(rows), width), -1, dtype=torch.long)
+    canvas = _Canvas(len(rows), max(row.width(sequences) for row in rows), pad_id)
     source = torch.zeros((len(order), longest), dtype=torch.long)
     targets = torch.zeros((len(order), longest), dtype=torch.long)
     mask = torch.zeros((len(order), longest))
-    slot = 0
-    for number, row in enumerate(rows):
-        prompt = sequences[row[0]].prompt_ids
-        start = len(prompt)
-        ids[number, :start] = torch.tensor(prompt)
-        positions[number, :start] = torch.arange(start)
-        part[number, :start] = 0
-        cursor = start
-        for place, index in enumerate(row, start=1):
-            completion = sequences[index].completion_ids
-            length = len(completion)
-            span = slice(cursor, cursor + length)
-            ids[number, span] = torch.tensor(completion)
-            positions[number, span] = torch.arange(start, start + length)
-            part[number, span] = place
-            # The first token is predicted at the prompt's end, each later one at its predecessor.
-            predictor = torch.arange(cursor - 1, cursor + length - 1)
-            predictor[0] = start - 1
-            source[slot, :length] = predictor + number * width
-            targets[slot, :length] = ids[number, span]
-            mask[slot, :length] = 1.0
-            cursor += length
-            slot += 1
-    shared = any(len(row) > 1 for row in rows)
-    prompts = [len(sequences[row[0]].prompt_ids) for row in rows]
-    lengths = [[len(sequences[index].completion_ids) for index in row] for row in rows]
-    in_blocks = shared and pays(prompts, lengths, width)
+    prompts: list[list[int]] = []  # of each group, where the tokens of its prompt are
+    completions: list[range] = []
+    groups_C: list[int] = []
+    for common, groups in rows:
+        canvas.next_row()
+        beginning = canvas.write(sequences[groups[0][0]].prompt_ids[:common], first=0, part=0, parent=0)
+        last = 0
+        for group in groups:
+            prompt = sequences[group[0]].prompt_ids
+            own = last = last + 1 if common else 0
+            prompts.append([*beginning, *canvas.write(prompt[common:], first=common, part=own, parent=0)])
+            for index in group:
+                last += 1
+                tokens = sequences[index].completion_ids
+                where = canvas.write(tokens, first=len(prompt), part=last, parent=own)
+                slot = len(completions)
+                # The first token is predicted at the prompt's end, each later one at its predecessor.
+                source[slot, : len(tokens)] = torch.tensor([prompts[-1][-1], *where[:-1]])
+                targets[slot, : len(tokens)] = torch.tensor(tokens)
+                mask[slot, : len(tokens)] = 1.0
+                completions.append(where)
+                groups_C.append(len(prompts) - 1)
+    shared = any(row.common or len(row.groups[0]) > 1 for row in rows)
+    blocks = None
+    if shared and _in_blocks(sequences, rows):
+        blocks = lay_out(prompts, completions, groups_C, rows=len(rows), width=canvas.width)
     return Packed(
-        ids_NW=ids,
-        positions_NW=positions,
-        part_NW=part if shared else None,
-        blocks=lay_out(prompts, lengths, width) if in_blocks else None,
-        valid_NW=(part >= 0).long(),
+        ids_NW=canvas.ids,
+        positions_NW=canvas.positions,
+        part_NW=canvas.part if shared else None,
+        parent_NW=canvas.parent if shared else None,
+        blocks=blocks,
+        valid_NW=(canvas.part >= 0).long(),
         source_CT=source,
         targets_CT=targets,
         mask_CT=mask,

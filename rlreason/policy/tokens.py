@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlreason.policy.chat import RenderedPrompt, Renderer
-from rlreason.policy.packing import Completion, PassSize, pack
+from rlreason.policy.packing import Completion, PassSize, Sharing, pack
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,9 @@ class Token:
 
 def online_mask(prompt: Sequence[int], completion: Sequence[int]) -> list[bool]:
     """Which tokens of a prompt and its completion the loss of the loop counts: told by how it packs them."""
-    (packed,) = pack([Completion(0, prompt, completion)], share_prompt=False, size=PassSize(1, 1), pad_id=0)
+    (packed,) = pack(
+        [Completion(0, prompt, completion)], share=Sharing.NOTHING, size=PassSize(1, 1), pad_id=0
+    )
     # The token behind each predictor is the one that is learned.
     learned = (packed.source_CT[packed.mask_CT.bool()] + 1).tolist()
     return [place in set(learned) for place in range(len(prompt) + len(completion))]

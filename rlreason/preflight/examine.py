@@ -14,6 +14,7 @@ from rlreason.memory import Estimate, Machine, Prompts, estimate_run, machine, s
 from rlreason.policy.chat import RenderedPrompt, Renderer, render_all
 from rlreason.policy.examples import shares, tokens_computed
 from rlreason.policy.model import Policy
+from rlreason.policy.packing import Completion
 from rlreason.policy.tokens import Token, beginnings, online_mask, tokens
 from rlreason.preflight.forecast import Lengths, Stage, forecast
 from rlreason.preflight.trial import Trial, try_out
@@ -138,9 +139,15 @@ def _with_trial(
         ended.rollout.completion_ids,
     )
     mean = sum(trial.lengths) / len(trial.lengths)
+    step = [
+        Completion(group, prompt.ids, [0] * max(1, round(mean)))
+        for group, prompt in enumerate(prompts)
+        for _ in range(config.online.learned_size)
+    ]
     lengths = Lengths(
         prompt=sum(found.prompt_lengths) / len(found.prompt_lengths),
         completion=mean,
+        update=setup.updater.tokens(step),
         traces=_tokens_of_a_row(context, setup.policy, rows),
         trace_rows=len(rows),
     )

@@ -25,13 +25,14 @@ class Rates:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Mean tokens: of a prompt, of a sampled completion, of a row of stage `sft`.
+    """Mean tokens: of a prompt, of a sampled completion, of an update's pass over a step, of a row of `sft`.
 
-    Of such a row those that are computed: what a batch begins with may count once.
+    Of the last two those that are computed: what rows begin with may count once.
     """
 
     prompt: float
     completion: float
+    update: float
     traces: float
     trace_rows: int
 
@@ -94,10 +95,7 @@ def _online(config: RunConfig, rates: Rates, lengths: Lengths) -> Stage:
     completions = online.prompts_per_step * online.group_size
     sample = sampling_seconds(rates, completions, lengths.completion)
     score = completions * rates.score
-    learned = online.prompts_per_step * online.learned_size
-    prompts = online.prompts_per_step if online.share_prompt else learned
-    tokens = prompts * lengths.prompt + learned * lengths.completion
-    update = online.epochs * (tokens * rates.update_token + online.minibatches * rates.update_fixed)
+    update = online.epochs * (lengths.update * rates.update_token + online.minibatches * rates.update_fixed)
     step = sample + score + update
     asked = config.eval.questions * config.eval.samples
     times = 2 + (len(range(config.eval.every, online.steps, config.eval.every)) if config.eval.every else 0)

@@ -111,7 +111,9 @@ def _update_speed(context: RunContext, setup: OnlineSetup, samples: list[Sample]
     first = next(iter(groups.values()))
     setup.updater.update(first, step)  # the first makes the moments
     small = _timed(lambda: setup.updater.update(first, step))
-    tokens = [_row_tokens(online.share_prompt, part) * online.epochs for part in (first, samples)]
+    tokens = [
+        setup.updater.tokens([one.sequence for one in part]) * online.epochs for part in (first, samples)
+    ]
     if len(groups) == 1:
         return 0.0, small / max(1, tokens[0])
     large = _timed(lambda: setup.updater.update(samples, step))
@@ -119,12 +121,6 @@ def _update_speed(context: RunContext, setup: OnlineSetup, samples: list[Sample]
         return 0.0, large / max(1, tokens[1])
     each = (large - small) / max(1, tokens[1] - tokens[0])
     return max(small - each * tokens[0], 0.0) / steps, each
-
-
-def _row_tokens(share: bool, samples: Sequence[Sample]) -> int:
-    prompts = {sample.group: len(sample.prompt.ids) for sample in samples}
-    read = sum(prompts.values()) if share else sum(len(sample.prompt.ids) for sample in samples)
-    return read + sum(len(sample.rollout.completion_ids) for sample in samples)
 
 
 def _timed(work: Callable[[], object]) -> float:

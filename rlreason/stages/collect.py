@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rewards import RubricScore
 from rlreason.policy.chat import RenderedPrompt, Renderer
+from rlreason.policy.packing import Completion
 from rlreason.rollout import Engine, Request, Sampling
 from rlreason.scoring import Scorer
 from rlreason.seeds import derive_seed
@@ -54,6 +55,11 @@ class Sample:
     @property
     def truncated(self) -> bool:
         return self.rollout.finish_reason == "length"
+
+    @property
+    def sequence(self) -> Completion:
+        """Its tokens, for a forward pass."""
+        return Completion(self.group, self.prompt.ids, self.rollout.completion_ids)
 
 
 def greedy_of(samples: Iterable[Sample]) -> list[Sample]:

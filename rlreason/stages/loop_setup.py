@@ -11,6 +11,7 @@ from rlreason.policy.chat import RenderedPrompt, Renderer, check_context, render
 from rlreason.policy.checkpoint import load_training_state, save_training_state
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy
+from rlreason.policy.packing import Sharing
 from rlreason.report.terminal import Plan
 from rlreason.rollout import Engine, build_engine, sampling_of
 from rlreason.runs.manifest import other_versions
@@ -84,8 +85,8 @@ def assemble(
     renderer = Renderer(policy.tokenizer, prompt_format=config.prompt.format, system=config.prompt.system)
     train, held_out = _render(context, policy, renderer)
     forward = CompletionLogprobs(policy)
-    shareable, notes = probe_forward(policy, forward)
-    critic, values_shareable = load_stage_critic(context, policy, forward)
+    notes = probe_forward(policy, forward)
+    critic, of_values = load_stage_critic(context, policy, forward)
     sampling = sampling_of(config.rollout)
     judges = {"the reference": reference and reference.model, "the critic": critic and critic.critic.trunk}
     for name, model in judges.items():
@@ -106,7 +107,7 @@ def assemble(
             reference,
             context.accelerator.prepare(forward if critic is None else critic),
             context.accelerator,
-            shareable=shareable and values_shareable and (reference is None or reference.shareable),
+            sharing=min(forward.sharing, of_values, reference.sharing if reference else Sharing.BEGINNING),
             guard=FiniteGuard(context.run, config.online_stage, context.view.note),
         ),
         evaluator=Evaluator(config, context.scorer, renderer, held_out),

@@ -11,6 +11,7 @@ from rlreason.policy.chat import Renderer
 from rlreason.policy.critic import ActorCritic, critic_from, load_critic, probe_values, shared_critic
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy, load_policy
+from rlreason.policy.packing import Sharing
 from rlreason.rollout.families import unsupported
 from rlreason.scoring import LEARNED
 from rlreason.seeds import derive_seed
@@ -105,15 +106,15 @@ def load_reference(context: RunContext, policy: Policy) -> CompletionLogprobs | 
 
 def load_stage_critic(
     context: RunContext, policy: Policy, forward: CompletionLogprobs
-) -> tuple[ActorCritic | None, bool]:
-    """Policy and critic of stage `ppo` in one module, None in `grpo`; and whether the critic shares prompts.
+) -> tuple[ActorCritic | None, Sharing]:
+    """Policy and critic of stage `ppo` in one module, None in `grpo`; and what the critic lets be shared.
 
     A critic of its own starts from the reward model of the run, if it has one, else from the model before the
     stage, or from what `ppo.critic.start` names.
     """
     config = context.config
     if config.online_stage != "ppo":
-        return None, True
+        return None, Sharing.BEGINNING
     settings = config.ppo.critic
     path = settings.start if settings.start != "auto" else context.reward_model or context.start
     if settings.kind == "shared":

@@ -30,7 +30,7 @@ from rlreason.policy.critic import ActorCritic
 from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.model import Policy
 from rlreason.policy.optimizer import build_optimizer, learning_rate
-from rlreason.policy.packing import Completion, Packed, PassSize, pack
+from rlreason.policy.packing import Completion, Packed, PassSize, Sharing, pack
 from rlreason.seeds import derive_seed
 from rlreason.stages.collect import Sample
 from rlreason.stages.guards import CRITIC_GRADIENT, GRADIENT, FiniteGuard, worst
@@ -60,7 +60,7 @@ class Updater:
         forward: Any,
         accelerator: Any,
         *,
-        shareable: bool,
+        sharing: Sharing,
         guard: FiniteGuard,
     ) -> None:
         self.guard = guard
@@ -76,7 +76,7 @@ class Updater:
         # Passes without gradient go around DDP, whose forward exchanges buffers: not every rank makes all.
         self._unwrapped = accelerator.unwrap_model(forward)
         self._accelerator = accelerator
-        self._share = config.online.share_prompt and shareable
+        self._share = sharing if config.online.share_prompt else Sharing.NOTHING
         self.critic_parameters: dict[str, torch.nn.Parameter] = {}
         parts: dict[str, Any] = {"policy": (policy.trainable(), config.online.optim)}
         if isinstance(self._unwrapped, ActorCritic):
@@ -308,12 +308,19 @@ class Updater:
     # ------------------------------------------------------------------ log-probs without gradient
 
     def _pack(self, samples: Sequence[Sample]) -> list[Packed]:
+        return self._rows_of([sample.sequence for sample in samples])
+
+    def _rows_of(self, completions: Sequence[Completion]) -> list[Packed]:
         return pack(
-            [Completion(s.group, s.prompt.ids, s.rollout.completion_ids) for s in samples],
-            share_prompt=self._share,
+            completions,
+            share=self._share,
             size=PassSize.suited(self._settings.micro_batch_tokens, self._policy.device),
             pad_id=self._policy.pad_id,
         )
+
+    def tokens(self, completions: Sequence[Completion]) -> int:
+        """How many tokens a pass over these computes, padding included."""
+        return sum(packed.ids_NW.numel() for packed in self._rows_of(completions))
 
     def logprobs(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
         """Log-probs of each sample's tokens under the policy as it is, (T,), by `id(sample)`."""

@@ -24,7 +24,7 @@ from rlreason.memory import (
 from rlreason.memory.stages import Pass, activation_bytes, largest_passes, shared_bytes
 from rlreason.policy.blocks import switch
 from rlreason.policy.forward import CompletionLogprobs
-from rlreason.policy.packing import Completion, PassSize, pack
+from rlreason.policy.packing import Completion, PassSize, Sharing, pack
 from rlreason.stages.preflight import memory_warning
 
 CPU = torch.device("cpu")
@@ -283,7 +283,7 @@ def test_activations_are_what_autograd_keeps(
     policy.model.train()
     switch(model, on=blocks)
     completions = [Completion(0, range(3, 23), range(3, 23)) for _ in range(4)]
-    (packed,) = pack(completions, share_prompt=True, size=PassSize(256, 256), pad_id=0)
+    (packed,) = pack(completions, share=Sharing.PROMPT, size=PassSize(256, 256), pad_id=0)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 

@@ -10,19 +10,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlreason.policy import packing
-from rlreason.policy.blocks import block_attention, pays
-from rlreason.policy.packing import Completion, Packed, PassSize, pack
+from rlreason.policy.blocks import affordable, block_attention, pays
+from rlreason.policy.packing import Completion, Packed, PassSize, Sharing, pack
 
 SCALE = 0.3
 
 
-def rows_of(shape: list[tuple[int, list[int]]], budget: int = 10_000) -> list[Packed]:
+def rows_of(shape: list[tuple[int, list[int]]], budget: int = 10_000, common: int = 0) -> list[Packed]:
+    """Prompts, so many tokens of each behind `common` ones, and lengths of their completions."""
     sequences = [
-        Completion(group, range(prompt), range(length))
+        Completion(group, [*range(common), *range(100 + group, 100 + group + prompt)], range(length))
         for group, (prompt, lengths) in enumerate(shape)
         for length in lengths
     ]
-    return pack(sequences, share_prompt=True, size=PassSize(budget, budget), pad_id=0)
+    return pack(sequences, share=Sharing.BEGINNING, size=PassSize(budget, budget), pad_id=0)
 
 
 def tensors(packed: Packed, *, heads: int, kv_heads: int, value_size: int = 5) -> list[Tensor]:
@@ -57,13 +58,16 @@ def in_blocks(packed: Packed, query: Tensor, key: Tensor, value: Tensor, **more:
     prompts=st.lists(st.integers(1, 9), min_size=1, max_size=3),
     lengths=st.lists(st.integers(1, 12), min_size=2, max_size=5),
     heads=st.sampled_from([(1, 1), (4, 4), (6, 2), (3, 1)]),
+    common=st.sampled_from([0, 16, 19]),
 )
 def test_results_and_gradients_are_those_under_the_mask(
-    prompts: list[int], lengths: list[int], heads: tuple[int, int]
+    prompts: list[int], lengths: list[int], heads: tuple[int, int], common: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "pays", lambda *lengths: True)  # also for few and uneven tokens
-        batches = rows_of([(prompt, lengths[number:]) for number, prompt in enumerate(prompts)])
+        for name in ("pays", "affordable"):  # also for few and uneven tokens
+            patch.setattr(packing, name, lambda *lengths, **rows: True)
+        shape = [(prompt, lengths[number:]) for number, prompt in enumerate(prompts)]
+        batches = rows_of(shape, common=common)
     for packed in batches:
         if packed.blocks is None:
             assert packed.part_NW is None
@@ -133,12 +137,15 @@ def test_a_layer_with_a_mask_or_keys_of_its_own_is_refused() -> None:
 
 def test_blocks_pay_where_they_save_more_than_they_copy() -> None:
     # 8 x 111 = 888 keys of a row of 503, and 55^2 + 56 x 888 = 52,753 pairs of 253,009.
-    assert pays([55], [[56] * 8], 503)
+    assert pays([55], [56] * 8, rows=1, width=503)
     # 8 x 202 = 1,616 keys of a row of 216.
-    assert not pays([200], [[2] * 8], 216)
+    assert not pays([200], [2] * 8, rows=1, width=216)
     # One long completion and eight short ones, all padded to it: 9 x 220 = 1,980 keys of a row of 500.
-    assert not pays([20], [[200, *[35] * 8]], 500)
+    assert not pays([20], [200, *[35] * 8], rows=1, width=500)
     # 4 x 1,000 = 4,000 keys of a row of 1,950, and 100^2 + 900 x 4,000 pairs of 3.8 million.
-    assert not pays([100], [[900, 500, 300, 150]], 1950)
+    assert not pays([100], [900, 500, 300, 150], rows=1, width=1950)
+    # Four groups of four behind 53 tokens that all begin with: 16 x 104 keys of a row of 701.
+    assert affordable([67] * 4, [37] * 16, 53 + 4 * (14 + 4 * 37))
+    assert not affordable([350] * 2, [20] * 16, 300 + 2 * (50 + 8 * 20))
     # As lengths of a short task vary: 8 x 119 = 952 keys of a row of 351.
-    assert pays([55], [[64, 50, 40, 40, 30, 28, 24, 20]], 351)
+    assert pays([55], [64, 50, 40, 40, 30, 28, 24, 20], rows=1, width=351)

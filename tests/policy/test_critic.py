@@ -15,9 +15,10 @@ from rlreason.policy.blocks import switch
 from rlreason.policy.critic import ActorCritic, Critic, critic_from, load_critic, probe_values, shared_critic
 from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.model import Policy
-from rlreason.policy.packing import Completion, PassSize, pack
+from rlreason.policy.packing import Completion, PassSize, Sharing, pack
 
-PROMPTS = [random_ids(5, seed=1), random_ids(9, seed=2)]
+BEGINNING = random_ids(16, seed=0)
+PROMPTS = [[*BEGINNING, *random_ids(5, seed=1)], [*BEGINNING, *random_ids(9, seed=2)]]
 SEQUENCES = [
     Completion(0, PROMPTS[0], random_ids(6, seed=3)),
     Completion(0, PROMPTS[0], random_ids(3, seed=4)),
@@ -68,18 +69,18 @@ def plain_values(trunk: Any, head: nn.Linear, sequence: Completion) -> Tensor:
     return torch.stack(found)
 
 
-def check(actor_critic: ActorCritic, trunk: Any, *, share: bool) -> None:
+def check(actor_critic: ActorCritic, trunk: Any, *, share: Sharing) -> None:
     _check(actor_critic, trunk, share=share)
     if share:
         for model in {id(m): m for m in (trunk, actor_critic.actor.trunk)}.values():
             switch(model, on=True)
-        _check(actor_critic, trunk, share=True)
+        _check(actor_critic, trunk, share=Sharing.BEGINNING)
 
 
 @torch.no_grad()
-def _check(actor_critic: ActorCritic, trunk: Any, *, share: bool) -> None:
+def _check(actor_critic: ActorCritic, trunk: Any, *, share: Sharing) -> None:
     head = actor_critic.critic.head
-    for packed in pack(SEQUENCES, share_prompt=share, size=PassSize(400, 400), pad_id=PAD):
+    for packed in pack(SEQUENCES, share=share, size=PassSize(400, 400), pad_id=PAD):
         logprobs_CT, entropy_CT, values_CT = actor_critic(packed, 1.0)
         torch.testing.assert_close(values_CT, actor_critic.values(packed))
         expected_CT, _ = actor_critic.actor(packed, 1.0)
@@ -92,15 +93,15 @@ def _check(actor_critic: ActorCritic, trunk: Any, *, share: bool) -> None:
         assert entropy_CT.shape == values_CT.shape
 
 
-@pytest.mark.parametrize("share", [True, False])
-def test_values_of_a_model_of_its_own(saved: Path, share: bool) -> None:
+@pytest.mark.parametrize("share", list(Sharing))
+def test_values_of_a_model_of_its_own(saved: Path, share: Sharing) -> None:
     policy = llama_policy()
     critic = random_head(load_critic(ModelConfig(), saved, policy))
     check(joined(critic, policy), critic.trunk.base_model, share=share)
 
 
-@pytest.mark.parametrize("share", [True, False])
-def test_values_on_the_policys_hidden_states(share: bool) -> None:
+@pytest.mark.parametrize("share", list(Sharing))
+def test_values_on_the_policys_hidden_states(share: Sharing) -> None:
     policy = tiny_policy(tiny_model("qwen2"))
     critic = random_head(shared_critic(policy, CompletionLogprobs(policy)))
     check(joined(critic, policy), policy.model.base_model, share=share)
@@ -110,12 +111,12 @@ def test_values_on_the_policys_hidden_states(share: bool) -> None:
 def test_values_of_a_model_made_in_this_run() -> None:
     policy = llama_policy()
     critic = random_head(critic_from(tiny_model("llama")))
-    check(joined(critic, policy), critic.trunk.base_model, share=True)
+    check(joined(critic, policy), critic.trunk.base_model, share=Sharing.BEGINNING)
 
 
 def test_first_values_are_zero(saved: Path) -> None:
     policy = llama_policy()
-    (packed,) = pack(SEQUENCES, share_prompt=True, size=PassSize(400, 400), pad_id=PAD)
+    (packed,) = pack(SEQUENCES, share=Sharing.PROMPT, size=PassSize(400, 400), pad_id=PAD)
     assert not joined(load_critic(ModelConfig(), saved, policy), policy).values(packed).any()
 
 
@@ -128,7 +129,7 @@ def test_a_reward_model_brings_its_head(reward_model: Path) -> None:
         expected = whole(ids).logits[0, 0]  # of the last token
         # The value before a further token is that of all that stands before it: the score of the whole text.
         longer = Completion(0, PROMPTS[0], [*SEQUENCES[0].completion_ids, 7])
-        (packed,) = pack([longer], share_prompt=False, size=PassSize(400, 400), pad_id=PAD)
+        (packed,) = pack([longer], share=Sharing.NOTHING, size=PassSize(400, 400), pad_id=PAD)
         values_CT = joined(critic, policy).values(packed)
     torch.testing.assert_close(values_CT[0, -1], expected, rtol=1e-4, atol=1e-4)
 
@@ -139,7 +140,7 @@ def test_a_reward_models_head_starts_on_the_scale_of_its_reward(
 ) -> None:
     """Half of (output - 3) / 4, which is what `learned` pays at weight 0.5; nothing is blown up."""
     policy = llama_policy()
-    (packed,) = pack(SEQUENCES[2:], share_prompt=False, size=PassSize(400, 400), pad_id=PAD)
+    (packed,) = pack(SEQUENCES[2:], share=Sharing.NOTHING, size=PassSize(400, 400), pad_id=PAD)
     raw = joined(load_critic(ModelConfig(), reward_model, policy), policy).values(packed)
     config = AutoConfig.from_pretrained(reward_model)
     config.reward_mean, config.reward_std = 3.0, deviation
@@ -164,16 +165,16 @@ def test_an_adapter_trains_with_the_head_alone(saved: Path) -> None:
     names = critic.trainable().keys()
     assert {"critic.head.weight", "critic.head.bias"} < names
     assert all("lora_" in name or "head" in name for name in names)
-    check(joined(critic, policy), critic.trunk.get_base_model().base_model, share=True)
+    check(joined(critic, policy), critic.trunk.get_base_model().base_model, share=Sharing.BEGINNING)
 
 
 def test_prompts_are_shared_where_that_changes_nothing(saved: Path) -> None:
     policy = llama_policy()
     critic = load_critic(ModelConfig(), saved, policy)
-    assert probe_values(joined(critic, policy), policy)
+    assert probe_values(joined(critic, policy), policy) == Sharing.BEGINNING
     assert not critic.head.weight.any()  # the probe leaves the head as it was
     critic.trunk.config.sliding_window = 4
-    assert not probe_values(joined(critic, policy), policy)
+    assert probe_values(joined(critic, policy), policy) == Sharing.NOTHING
 
 
 def test_a_trunk_that_mixes_completions_shares_nothing(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -185,7 +186,7 @@ def test_a_trunk_that_mixes_completions_shares_nothing(saved: Path, monkeypatch:
         return own(*arguments, **{**named, "attention_mask": None})
 
     monkeypatch.setattr(critic.trunk.base_model, "forward", without_mask)
-    assert not probe_values(joined(critic, policy), policy)
+    assert probe_values(joined(critic, policy), policy) == Sharing.NOTHING
 
 
 def test_other_tokens_are_refused(tmp_path: Path) -> None:

@@ -14,36 +14,38 @@ from transformers.masking_utils import sdpa_mask
 from rlreason.policy import forward as forward_module
 from rlreason.policy.blocks import takes_blocks
 from rlreason.policy.forward import CompletionLogprobs, probe_forward, rows_at
-from rlreason.policy.packing import Completion, PassSize, pack
+from rlreason.policy.packing import Completion, PassSize, Sharing, pack
 
 # Longer than the probe's own sequences and than the sliding windows below.
-LONG = [Completion(0, random_ids(30, seed=1), random_ids(20, seed=2 + n)) for n in range(2)]
+PROMPT = random_ids(30, seed=1)
+LONG = [Completion(0, PROMPT, random_ids(20, seed=2)), Completion(0, PROMPT, random_ids(20, seed=3))]
+LONG += [Completion(1, [*PROMPT[:25], *random_ids(6, seed=4)], random_ids(19, seed=5))]
 
 
-def probed(model: Any, dtype: torch.dtype = torch.float32) -> tuple[CompletionLogprobs, bool, list[str]]:
+def probed(model: Any, dtype: torch.dtype = torch.float32) -> tuple[CompletionLogprobs, Sharing, list[str]]:
     policy = tiny_policy(model, dtype=dtype)
     forward = CompletionLogprobs(policy)
-    shareable, notes = probe_forward(policy, forward)
-    return forward, shareable, notes
+    notes = probe_forward(policy, forward)
+    return forward, forward.sharing, notes
 
 
-def check(model: Any, forward: CompletionLogprobs, share: bool) -> None:
+def check(model: Any, forward: CompletionLogprobs, share: Sharing) -> None:
     """With what the probe allows, log-probs are those of a plain forward pass."""
-    for batch in pack(LONG, share_prompt=share, size=PassSize(400, 400), pad_id=PAD):
+    for batch in pack(LONG, share=share, size=PassSize(400, 400), pad_id=PAD):
         with torch.no_grad():
             logprobs, _ = forward(batch, 1.0)
             for row, index in zip(logprobs, batch.order, strict=True):
                 expected = plain_logprobs(model, LONG[index].prompt_ids, LONG[index].completion_ids)
-                torch.testing.assert_close(row, expected, rtol=0, atol=1e-4)
+                torch.testing.assert_close(row[: len(expected)], expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [*NATIVE, "gpt2"])
 def test_ordinary_models_take_every_shortcut(name: str) -> None:
     model = tiny_model(name)
-    forward, shareable, notes = probed(model)
-    assert (forward.chunked, shareable, notes) == (True, True, [])
+    forward, sharing, notes = probed(model)
+    assert (forward.chunked, sharing, notes) == (True, Sharing.BEGINNING, [])
     assert takes_blocks(model)
-    check(model, forward, shareable)
+    check(model, forward, sharing)
 
 
 def test_attention_in_blocks_stays_out_of_what_is_saved(tmp_path: Path) -> None:
@@ -62,20 +64,20 @@ def test_a_model_that_gives_other_results_in_blocks_keeps_the_mask(monkeypatch: 
         return own(*args, **kwargs)  # and with it the mask, which is not looked at in blocks
 
     monkeypatch.setattr(model.model, "forward", wrong)
-    forward, shareable, notes = probed(model)
-    assert (shareable, takes_blocks(model), len(notes)) == (True, False, 1)
-    check(model, forward, shareable)
+    forward, sharing, notes = probed(model)
+    assert (sharing, takes_blocks(model), len(notes)) == (Sharing.PROMPT, False, 1)
+    check(model, forward, sharing)
 
 
 def test_an_adapter_takes_every_shortcut() -> None:
-    forward, shareable, notes = probed(with_lora(tiny_model("llama")))
-    assert (forward.chunked, shareable, notes) == (True, True, [])
+    forward, sharing, notes = probed(with_lora(tiny_model("llama")))
+    assert (forward.chunked, sharing, notes) == (True, Sharing.BEGINNING, [])
 
 
 def test_the_probe_compares_in_float32_and_leaves_the_precision_as_it_was() -> None:
-    forward, shareable, notes = probed(tiny_model("llama"), dtype=torch.bfloat16)
-    assert (forward.chunked, shareable, notes) == (True, True, [])
-    (batch,) = pack(LONG, share_prompt=True, size=PassSize(400, 400), pad_id=PAD)
+    forward, sharing, notes = probed(tiny_model("llama"), dtype=torch.bfloat16)
+    assert (forward.chunked, sharing, notes) == (True, Sharing.BEGINNING, [])
+    (batch,) = pack(LONG, share=Sharing.PROMPT, size=PassSize(400, 400), pad_id=PAD)
     seen: list[torch.dtype] = []
     layer = forward.model.model.layers[0].mlp
     layer.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
@@ -94,20 +96,20 @@ def test_scaled_logits_are_computed_in_full(monkeypatch: pytest.MonkeyPatch) -> 
         return output
 
     monkeypatch.setattr(model, "forward", scaled)
-    forward, shareable, notes = probed(model)
+    forward, sharing, notes = probed(model)
     assert not forward.chunked
-    assert shareable
+    assert sharing
     assert len(notes) == 1
     assert "full logits" in notes[0]
-    check(model, forward, shareable)
+    check(model, forward, sharing)
 
 
 @pytest.mark.parametrize("name", ["granite", "cohere"])
 def test_a_scale_of_the_logits_that_the_config_names_takes_every_shortcut(name: str) -> None:
     model = tiny_model(name)
-    forward, shareable, notes = probed(model)
-    assert (forward.chunked, shareable, notes) == (True, True, [])
-    check(model, forward, shareable)
+    forward, sharing, notes = probed(model)
+    assert (forward.chunked, sharing, notes) == (True, Sharing.BEGINNING, [])
+    check(model, forward, sharing)
 
 
 @pytest.mark.parametrize(
@@ -149,8 +151,8 @@ def test_under_flash_attention_an_unknown_scale_is_found_too(monkeypatch: pytest
             return output
 
         monkeypatch.setattr(model, "forward", scaled)
-        forward, shareable, notes = probed(model, dtype=torch.bfloat16)
-        assert (forward.chunked, shareable) == (chunked, False)
+        forward, sharing, notes = probed(model, dtype=torch.bfloat16)
+        assert (forward.chunked, sharing) == (chunked, Sharing.NOTHING)
         assert len(notes) == 2 - chunked
 
 
@@ -164,16 +166,16 @@ def test_a_model_that_is_another_where_positions_are_given_is_said_to_be(
         return own(*args, position_ids=None if position_ids is None else position_ids.flip(-1), **kwargs)
 
     monkeypatch.setattr(model.model, "forward", lost)
-    forward, shareable, notes = probed(model)
+    forward, sharing, notes = probed(model)
     assert forward.chunked
-    assert not shareable
+    assert sharing == Sharing.NOTHING
     assert "gives other log-probs, by" in notes[0]
 
 
 def test_noise_that_is_drawn_in_training_does_not_mislead_the_probe() -> None:
     model = tiny_model("gpt2", resid_pdrop=0.5).train()
-    forward, shareable, notes = probed(model)
-    assert (forward.chunked, shareable, notes) == (True, True, [])
+    forward, sharing, notes = probed(model)
+    assert (forward.chunked, sharing, notes) == (True, Sharing.BEGINNING, [])
     assert model.training
 
 
@@ -194,8 +196,8 @@ def test_memory_that_is_used_up_is_no_property_of_the_model(monkeypatch: pytest.
 
 def test_masks_as_long_as_the_positions_rule_out_rows_that_are_longer() -> None:
     model = tiny_model("gpt_neo", attention_types=[[["global"], 2]], num_layers=2, intermediate_size=None)
-    _, shareable, _ = probed(model)
-    assert not shareable
+    _, sharing, _ = probed(model)
+    assert sharing == Sharing.NOTHING
 
 
 def test_a_model_that_ignores_the_block_mask_gets_rows_of_one_completion(
@@ -210,12 +212,12 @@ def test_a_model_that_ignores_the_block_mask_gets_rows_of_one_completion(
         return own(*args, attention_mask=mask, **kwargs)
 
     monkeypatch.setattr(model.model, "forward", deaf)
-    forward, shareable, notes = probed(model)
+    forward, sharing, notes = probed(model)
     assert forward.chunked
-    assert not shareable
+    assert sharing == Sharing.NOTHING
     assert len(notes) == 1
     assert "repeats its prompt" in notes[0]
-    check(model, forward, shareable)
+    check(model, forward, sharing)
 
 
 @pytest.mark.parametrize("window", [4, 20, 40])
@@ -228,36 +230,36 @@ def test_a_sliding_window_rules_out_sharing_even_if_the_probe_fits_in_it(
 ) -> None:
     """A block mask replaces the window, and positions in a shared row are not those of the window."""
     model = tiny_model(name, sliding_window=window, **options)
-    forward, shareable, notes = probed(model)
-    assert not shareable
+    forward, sharing, notes = probed(model)
+    assert sharing == Sharing.NOTHING
     assert len(notes) == 1
-    check(model, forward, shareable)
+    check(model, forward, sharing)
 
 
 @pytest.mark.parametrize("cap", [None, 1.5, 30.0])
 def test_gemma2_with_softcapped_logits_and_alternating_windows(cap: float | None) -> None:
     model = tiny_model("gemma2", sliding_window=20, final_logit_softcapping=cap)
-    forward, shareable, _ = probed(model)
-    assert not shareable
-    check(model, forward, shareable)
+    forward, sharing, _ = probed(model)
+    assert sharing == Sharing.NOTHING
+    check(model, forward, sharing)
 
 
 def test_a_softcap_does_not_cost_the_chunks() -> None:
     model = tiny_model("gemma2", layer_types=["full_attention"] * 2, final_logit_softcapping=1.5)
-    forward, shareable, notes = probed(model)
-    assert (forward.chunked, shareable) == (True, True)
+    forward, sharing, notes = probed(model)
+    assert (forward.chunked, sharing) == (True, Sharing.PROMPT)
     # Its attention has a softcap as well, which blocks have not.
     assert not takes_blocks(model)
     assert notes == ["this model's attention knows no blocks: completions are masked from each other"]
-    check(model, forward, shareable)
+    check(model, forward, sharing)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_eager_attention_gives_the_same_or_is_not_shared(name: str) -> None:
     model = tiny_model(name, attn_implementation="eager")
-    forward, shareable, _ = probed(model)
+    forward, sharing, _ = probed(model)
     assert not takes_blocks(model)  # it is what was asked for
-    check(model, forward, shareable)
+    check(model, forward, sharing)
 
 
 def test_the_gradient_of_a_row_taken_several_times_has_the_same_bits_every_time() -> None:

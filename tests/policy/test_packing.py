@@ -1,5 +1,6 @@
 """Sharing a prompt, and cutting into micro-batches, changes neither log-probs nor gradients."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from rlreason.policy import packing
 from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.blocks import switch
 from rlreason.policy.forward import CompletionLogprobs
-from rlreason.policy.packing import Completion, PassSize, common_beginning, pack, plan_rows
+from rlreason.policy.packing import Completion, PassSize, Sharing, common_beginning, pack, plan_rows
 
 
 def completions(shape: list[tuple[int, list[int]]]) -> list[Completion]:
@@ -26,6 +27,12 @@ def completions(shape: list[tuple[int, list[int]]]) -> list[Completion]:
 
 
 GROUPS = completions([(6, [4, 1, 7, 3]), (11, [2, 5]), (3, [6])])
+BEGINNING = random_ids(17, seed=9)
+
+
+def begun(sequences: list[Completion]) -> list[Completion]:
+    """The same, all prompts behind the same tokens."""
+    return [replace(one, prompt_ids=[*BEGINNING, *one.prompt_ids]) for one in sequences]
 
 
 def weights(sequence: Completion, index: int) -> Tensor:
@@ -60,7 +67,7 @@ def packed(
     sequences: list[Completion],
     temperature: float,
     *,
-    share: bool,
+    share: Sharing,
     budget: int,
     chunked: bool = True,
     blocks: bool = False,
@@ -70,8 +77,9 @@ def packed(
     forward.chunked = chunked
     rows: list[Tensor | None] = [None] * len(sequences)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(packing, "pays", lambda *lengths: True)  # also for few and uneven tokens
-        batches = pack(sequences, share_prompt=share, size=PassSize(budget, min(budget, 64)), pad_id=PAD)
+        for name in ("pays", "affordable"):  # also for few and uneven tokens
+            patch.setattr(packing, name, lambda *lengths, **rows: True)
+        batches = pack(sequences, share=share, size=PassSize(budget, min(budget, 64)), pad_id=PAD)
     for batch in batches:
         logprobs, _ = forward(batch, temperature)
         assert bool((logprobs[batch.mask_CT == 0] == 0).all())
@@ -99,10 +107,13 @@ def assert_equal_training(
 
 
 LAYOUTS: dict[str, Any] = {
-    "alone": {"share": False},
-    "mask": {"share": True},
-    "blocks": {"share": True, "blocks": True},
+    "alone": {"share": Sharing.NOTHING},
+    "mask": {"share": Sharing.PROMPT},
+    "blocks": {"share": Sharing.PROMPT, "blocks": True},
+    "beginning": {"share": Sharing.BEGINNING, "blocks": True},
+    "beginning under a mask": {"share": Sharing.BEGINNING},
 }
+SHARED = [layout for layout in LAYOUTS if layout != "alone"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -111,45 +122,49 @@ def test_logprobs_and_gradients_equal_the_plain_ones(name: str, layout: str) -> 
     model = tiny_model(name).train()
     if name == "gpt2":  # its dropout is on by default
         model.eval()
-    found = packed(model, GROUPS, 0.8, budget=60, **LAYOUTS[layout])
-    assert_equal_training(found, plain(model, GROUPS, 0.8))
+    sequences = begun(GROUPS)
+    found = packed(model, sequences, 0.8, budget=60, **LAYOUTS[layout])
+    assert_equal_training(found, plain(model, sequences, 0.8))
 
 
-@pytest.mark.parametrize("layout", ["mask", "blocks"])
-@pytest.mark.parametrize("budget", [1, 13, 24, 40, 10_000])
+@pytest.mark.parametrize("layout", SHARED)
+@pytest.mark.parametrize("budget", [1, 13, 40, 60, 10_000])
 def test_the_budget_changes_nothing(budget: int, layout: str) -> None:
-    model = tiny_model("llama")
-    found = packed(model, GROUPS, 1.0, budget=budget, **LAYOUTS[layout])
-    assert_equal_training(found, plain(model, GROUPS, 1.0))
+    model, sequences = tiny_model("llama"), begun(GROUPS)
+    found = packed(model, sequences, 1.0, budget=budget, **LAYOUTS[layout])
+    assert_equal_training(found, plain(model, sequences, 1.0))
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "lm_head"]])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_an_adapter_gets_the_same_gradients(layout: str, targets: Any) -> None:
     model = with_lora(tiny_model("llama"), targets=targets)
-    expected = plain(model, GROUPS, 1.0)
+    sequences = begun(GROUPS)
+    expected = plain(model, sequences, 1.0)
     assert all("lora_" in name for name in expected[1])
-    assert_equal_training(packed(model, GROUPS, 1.0, budget=48, **LAYOUTS[layout]), expected)
+    assert_equal_training(packed(model, sequences, 1.0, budget=60, **LAYOUTS[layout]), expected)
 
 
 def test_full_logits_give_the_same_as_chunks() -> None:
     model = tiny_model("llama")
     expected = plain(model, GROUPS, 0.8)
-    assert_equal_training(packed(model, GROUPS, 0.8, share=True, budget=48, chunked=False), expected)
+    assert_equal_training(
+        packed(model, GROUPS, 0.8, share=Sharing.PROMPT, budget=48, chunked=False), expected
+    )
 
 
-@pytest.mark.parametrize("layout", ["mask", "blocks"])
+@pytest.mark.parametrize("layout", SHARED)
 def test_gradient_checkpointing_gives_the_same(layout: str) -> None:
-    model = tiny_model("llama")
-    expected = plain(model, GROUPS, 1.0)
+    model, sequences = tiny_model("llama"), begun(GROUPS)
+    expected = plain(model, sequences, 1.0)
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    assert_equal_training(packed(model, GROUPS, 1.0, budget=48, **LAYOUTS[layout]), expected)
+    assert_equal_training(packed(model, sequences, 1.0, budget=60, **LAYOUTS[layout]), expected)
 
 
 def test_entropy_equals_that_of_the_plain_distribution() -> None:
     model = tiny_model("llama")
-    (batch,) = pack(GROUPS, share_prompt=True, size=PassSize(500, 64), pad_id=PAD)
+    (batch,) = pack(GROUPS, share=Sharing.PROMPT, size=PassSize(500, 64), pad_id=PAD)
     _, entropy = CompletionLogprobs(tiny_policy(model))(batch, 0.8)
     assert not entropy.requires_grad
     for row, index in zip(entropy, batch.order, strict=True):
@@ -174,11 +189,15 @@ switch(MODELS["blocks"], on=True)
     ),
     budget=st.integers(1, 80),
     layout=st.sampled_from(sorted(LAYOUTS)),
+    alike=st.booleans(),
 )
-def test_any_groups_and_any_budget(shape: list[tuple[int, list[int]]], budget: int, layout: str) -> None:
-    sequences, model = completions(shape), MODELS["blocks" if layout == "blocks" else "mask"]
+def test_any_groups_and_any_budget(
+    shape: list[tuple[int, list[int]]], budget: int, layout: str, alike: bool
+) -> None:
+    sequences = begun(completions(shape)) if alike else completions(shape)
+    model = MODELS["blocks" if "blocks" in LAYOUTS[layout] else "mask"]
     batches = pack(
-        sequences, share_prompt=layout != "alone", size=PassSize(budget, min(budget, 40)), pad_id=PAD
+        sequences, share=LAYOUTS[layout]["share"], size=PassSize(budget, min(budget, 40)), pad_id=PAD
     )
     assert sorted(index for batch in batches for index in batch.order) == list(range(len(sequences)))
     forward = CompletionLogprobs(tiny_policy(model))
@@ -219,7 +238,7 @@ def test_the_size_of_a_pass(asked: int | None, device: str, expected: tuple[int,
 
 def test_a_shared_row_may_be_longer_than_a_pass_is_else() -> None:
     # Groups of 6 + 15 = 21, 11 + 7 = 18 and 3 + 6 = 9 tokens: each is whole, and alone in its pass.
-    batches = pack(GROUPS, share_prompt=True, size=PassSize(10, 40), pad_id=PAD)
+    batches = pack(GROUPS, share=Sharing.PROMPT, size=PassSize(10, 40), pad_id=PAD)
     assert [tuple(batch.ids_NW.shape) for batch in batches] == [(1, 21), (1, 18), (1, 9)]
     assert [batch.order for batch in batches] == [(0, 1, 2, 3), (4, 5), (6,)]
 
@@ -227,15 +246,15 @@ def test_a_shared_row_may_be_longer_than_a_pass_is_else() -> None:
 def test_rows_hold_a_prompt_once_and_what_fits_beside_it() -> None:
     # Group 0: prompt 6, completions 4, 1, 7, 3. Width 12: 6+4+1 = 11, +7 > 12, so 6+7 = 13 alone (it may
     # exceed), then +3 > 12: 6+3. Group 1: 11+2 > 12 and 11+5. Group 2: 3+6.
-    assert plan_rows(GROUPS, share_prompt=True, width=12) == [[0, 1], [2], [3], [4], [5], [6]]
-    assert plan_rows(GROUPS, share_prompt=True, width=64) == [[0, 1, 2, 3], [4, 5], [6]]
-    assert plan_rows(GROUPS, share_prompt=False, width=64) == [[n] for n in range(7)]
-    assert plan_rows([], share_prompt=True, width=64) == []
+    assert plan_rows(GROUPS, share=Sharing.PROMPT, width=12) == [[0, 1], [2], [3], [4], [5], [6]]
+    assert plan_rows(GROUPS, share=Sharing.PROMPT, width=64) == [[0, 1, 2, 3], [4, 5], [6]]
+    assert plan_rows(GROUPS, share=Sharing.NOTHING, width=64) == [[n] for n in range(7)]
+    assert plan_rows([], share=Sharing.PROMPT, width=64) == []
 
 
 def test_a_shared_row_by_hand() -> None:
     sequences = [Completion(0, [5, 6], [7, 8]), Completion(0, [5, 6], [9]), Completion(1, [4], [3])]
-    (batch,) = pack(sequences, share_prompt=True, size=PassSize(100, 100), pad_id=PAD)
+    (batch,) = pack(sequences, share=Sharing.PROMPT, size=PassSize(100, 100), pad_id=PAD)
     assert batch.order == (0, 1, 2)
     assert batch.ids_NW.tolist() == [[5, 6, 7, 8, 9], [4, 3, PAD, PAD, PAD]]
     assert batch.positions_NW.tolist() == [[0, 1, 2, 3, 2], [0, 1, 0, 0, 0]]
@@ -267,9 +286,9 @@ def test_a_shared_row_by_hand() -> None:
     ]
 
     assert batch.blocks is not None
-    assert batch.blocks.prompt_NP.tolist() == [[0, 1], [5, 0]]
+    assert batch.blocks.prompt_GP.tolist() == [[0, 1], [5, 0]]
     assert batch.blocks.own_CT.tolist() == [[2, 3], [4, 0], [6, 0]]
-    assert batch.blocks.row_C.tolist() == [0, 0, 1]
+    assert batch.blocks.group_C.tolist() == [0, 0, 1]
     # Two rows of two prompt tokens give results 0 to 3, three completions of two tokens 4 to 9.
     assert batch.blocks.origin_NW.tolist() == [[0, 1, 4, 5, 6], [2, 8, 0, 0, 0]]
     assert batch.blocks.seen_C1TL.int().tolist() == [
@@ -279,7 +298,64 @@ def test_a_shared_row_by_hand() -> None:
     ]
 
 
+def test_a_row_of_several_groups_by_hand() -> None:
+    """16 tokens are what both prompts begin with: 16 + (1 + 2 + 1) + (0 + 1) tokens in place of 20 + 17."""
+    common = list(range(10, 26))
+    sequences = [
+        Completion(0, [*common, 6], [7, 8]),
+        Completion(0, [*common, 6], [9]),
+        Completion(1, common, [3]),  # it ends where they part
+    ]
+    (batch,) = pack(sequences, share=Sharing.BEGINNING, size=PassSize(100, 100), pad_id=PAD)
+    assert batch.order == (0, 1, 2)
+    assert batch.ids_NW.tolist() == [[*common, 6, 7, 8, 9, 3]]
+    assert batch.positions_NW.tolist() == [[*range(16), 16, 17, 18, 17, 16]]
+    assert batch.valid_NW.tolist() == [[1] * 21]
+    assert batch.source_CT.tolist() == [[16, 17], [16, 0], [15, 0]]
+    assert batch.targets_CT.tolist() == [[7, 8], [9, 0], [3, 0]]
+    assert batch.mask_CT.tolist() == [[1, 1], [1, 0], [1, 0]]
+    assert batch.attention_N1WW is not None
+    seen = batch.attention_N1WW[0, 0].int().tolist()
+    assert seen[:16] == [[1] * (place + 1) + [0] * (20 - place) for place in range(16)]
+    assert [row[:16] for row in seen[16:]] == [[1] * 16] * 5
+    assert [row[16:] for row in seen[16:]] == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [1, 1, 1, 0, 0],
+        [1, 0, 0, 1, 0],
+        [0, 0, 0, 0, 1],  # of the other group
+    ]
+    assert batch.blocks is not None
+    assert batch.blocks.prompt_GP.tolist() == [list(range(17)), [*range(16), 0]]
+    assert batch.blocks.own_CT.tolist() == [[17, 18], [19, 0], [20, 0]]
+    assert batch.blocks.group_C.tolist() == [0, 0, 1]
+    # Two prompts of 17 tokens give results 0 to 33, of which the first's are taken; then completions of two.
+    assert batch.blocks.origin_NW.tolist() == [[*range(17), 34, 35, 36, 38]]
+    assert batch.blocks.seen_C1TL[2, 0].int().tolist() == [[1] * 16 + [0, 1, 0], [1] * 16 + [0, 1, 1]]
+
+
+def test_what_prompts_begin_with_is_computed_once_a_pass() -> None:
+    # 17 + 6 + 18 = 41, 17 + 7 + 17 = 41 and 17 + 5 + 9 = 31 tokens, of which 24, 24 and 14 are their own.
+    groups = begun(completions([(6, [9, 9]), (7, [9, 8]), (5, [9])]))
+
+    def widths(sequences: list[Completion], budget: int) -> list[tuple[int, ...]]:
+        batches = pack(sequences, share=Sharing.BEGINNING, size=PassSize(budget, 300), pad_id=PAD)
+        return [tuple(batch.ids_NW.shape) for batch in batches]
+
+    assert widths(groups, 1000) == [(1, 17 + 24 + 24 + 14)]
+    assert widths(groups, 65) == [(1, 17 + 24 + 24), (1, 31)]
+    assert widths(groups, 64) == [(1, 41), (1, 17 + 24 + 14)]
+    assert widths(groups, 50) == [(1, 41), (1, 41), (1, 31)]
+    # Groups that begin with less than 16 tokens alike stay rows of their own.
+    fewer = [replace(one, prompt_ids=one.prompt_ids[2:]) for one in groups]
+    assert widths(fewer, 1000) == [(3, 39)]
+    # And those for which a mask over a row is better: 4 completions of 2 behind prompts of 217 tokens.
+    prompts = [[*random_ids(200, seed=1), *random_ids(17, seed=number)] for number in (2, 3)]
+    long = [Completion(number, prompts[number], [1, 2]) for number in (0, 1) for _ in range(4)]
+    assert widths(long, 1000) == [(2, 225)]
+
+
 def test_rows_that_share_nothing_need_neither_mask_nor_blocks() -> None:
-    (batch,) = pack(GROUPS, share_prompt=False, size=PassSize(1000, 64), pad_id=PAD)
+    (batch,) = pack(GROUPS, share=Sharing.NOTHING, size=PassSize(1000, 64), pad_id=PAD)
     assert batch.attention_N1WW is None
     assert batch.blocks is None
