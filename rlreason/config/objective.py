@@ -90,6 +90,12 @@ def _down_sample(config: "RunConfig") -> Iterator[Mistake]:
             "leave_one_out",
             ("grpo.down_sample", "grpo.baseline"),
         )
+    if grpo.combine == "gdpo":
+        yield Mistake(
+            f"grpo.down_sample: {grpo.down_sample} cannot be used with grpo.combine = gdpo, which would "
+            "normalise each reward over the chosen completions alone; set one of the two to its default",
+            ("grpo.down_sample", "grpo.combine"),
+        )
     if grpo.kl.coef and grpo.kl.where == "reward":
         yield Mistake(
             f"grpo.down_sample: {grpo.down_sample} chooses by rewards, and grpo.kl.where = reward would take "

@@ -67,7 +67,8 @@ class OnlineConfig(Section):
         description="cap of the sampler-to-trainer importance weights; null = no correction",
     )
     share_prompt: bool = Field(
-        default=True, description="compute a prompt once for its group; changes no result"
+        default=True,
+        description="compute once what completions, and prompts of a pass, begin with; changes no result",
     )
     stop_after_uninformative: int = Field(
         default=20, ge=0, description="stop after this many steps in a row without any signal; 0 = never"

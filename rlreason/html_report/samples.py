@@ -1,7 +1,7 @@
 """Which completions of a run go into the page. `samples.jsonl` is read line by line, never as a whole.
 
 The file is read twice through one open handle: first to learn where each group is and how much room it takes,
-then to fetch the groups that were chosen. Nothing but offsets is kept in between.
+then to fetch the groups that were chosen. Of a line its place and size are kept in between.
 """
 
 import json
@@ -25,11 +25,22 @@ GroupKey = tuple[int, int]
 
 @dataclass
 class _Place:
-    """Where the lines of a group begin, and how many bytes they take in the page."""
+    """Where the lines of a group begin, how many bytes each takes in the page, which were learned from."""
 
     offsets: array = field(default_factory=lambda: array("q"))
-    members: int = 0
-    room: int = 0
+    rooms: array = field(default_factory=lambda: array("q"))
+    learned: bytearray = field(default_factory=bytearray)
+    question: int = 0  # bytes of what a group has once
+
+    @property
+    def shown(self) -> list[int]:
+        """Which members are shown: those that were learned from before the others, in their order."""
+        members = sorted(range(len(self.offsets)), key=lambda one: not self.learned[one])
+        return sorted(members[:LARGEST_GROUP])
+
+    @property
+    def room(self) -> int:
+        return self.question + sum(self.rooms[member] for member in self.shown)
 
 
 @dataclass
@@ -53,7 +64,8 @@ def sample(path: Path, *, room: int) -> Sampled:
 
     All of them where they fit. Otherwise the same number of groups of each step, those of the lowest numbers;
     where even one of each does not fit, one group of steps that are spread evenly, the first and the last
-    always among them. A group of more than `LARGEST_GROUP` gives its first ones.
+    always among them. A group of more than `LARGEST_GROUP` gives its first ones, those that were
+    left out by down-sampling last.
 
     Raises UserError where the file cannot be read. Lines that are no completion are counted and left out.
     """
@@ -68,7 +80,7 @@ def sample(path: Path, *, room: int) -> Sampled:
         raise UserError(f"{path} cannot be read: {error.strerror}; make it readable") from error
     return Sampled(
         {key: group for key, group in groups.items() if group},
-        completions=sum(place.members for place in places.values()),
+        completions=sum(len(place.offsets) for place in places.values()),
         steps=len({step for step, _ in places}),
         all_groups=len(places),
         per_step=per_step,
@@ -121,10 +133,12 @@ def _index(file: BinaryIO) -> tuple[dict[GroupKey, _Place], int]:
             unreadable += ended  # the last line of a run that goes on may be half there: no damage
             continue
         place = places.setdefault((record["step"], record["group"]), _Place())
-        place.members += 1
-        if place.members <= LARGEST_GROUP:
-            place.offsets.append(offset)
-            place.room += room_for(record, first=place.members == 1)
+        room = room_for(record, first=False)
+        if not place.offsets:
+            place.question = room_for(record, first=True) - room
+        place.rooms.append(room)
+        place.offsets.append(offset)
+        place.learned.append(record.get("advantage") is not None)
     return places, unreadable
 
 
@@ -146,8 +160,8 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
 
 
 def _fetch(file: BinaryIO, place: _Place) -> Iterator[dict[str, Any]]:
-    for offset in place.offsets:
-        file.seek(offset)
+    for member in place.shown:
+        file.seek(place.offsets[member])
         record = _parse(file.readline(LONGEST_LINE))
         if record is not None:  # the file may have been cut since, by a run that goes on
             yield record

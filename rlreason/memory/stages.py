@@ -15,8 +15,8 @@ from rlreason.config import RunConfig
 from rlreason.config.checks import LEARNED
 from rlreason.errors import UserError
 from rlreason.memory.shape import ModelShape, scalar_parameters
-from rlreason.policy.blocks import pays
-from rlreason.policy.packing import PassSize
+from rlreason.policy.blocks import affordable, pays
+from rlreason.policy.packing import LEAST_BEGINNING, PassSize
 from rlreason.policy.precision import resolve_precision
 from rlreason.rollout.kernels import room
 from rlreason.rollout.slots import pace_of
@@ -54,15 +54,19 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Prompts:
-    """Tokens of the longest prompt, and of the longest row of examples that a trainer's batch holds."""
+    """Tokens of the longest prompt, and of the longest row of examples that a trainer's batch holds.
+
+    `common` is how many all prompts begin with, 0 where that is not known.
+    """
 
     longest: int
     row: int
+    common: int = 0
 
     @classmethod
-    def rendered(cls, config: RunConfig, longest: int) -> "Prompts":
+    def rendered(cls, config: RunConfig, longest: int, common: int = 0) -> "Prompts":
         """Where the longest prompt has that many tokens, and rows end where the limits do."""
-        return cls(longest, longest + config.rollout.max_new_tokens)
+        return cls(longest, longest + config.rollout.max_new_tokens, common)
 
     @classmethod
     def of_config(cls, config: RunConfig) -> "Prompts":
@@ -143,19 +147,25 @@ def estimate_online(
 
 
 class Pass(NamedTuple):
-    """A forward and backward pass: whether completions share rows, rows, their width, tokens in all."""
+    """A forward and backward pass: whether completions share rows, rows, their width, tokens in all.
+
+    `groups` is the number of those that are joined behind what all prompts begin with, and `completions` that
+    of their completions; 0 where each row is of one group.
+    """
 
     shared: bool
     rows: int
     width: int
     tokens: int
+    groups: int = 0
+    completions: int = 0
 
 
 def largest_passes(config: RunConfig, prompts: Prompts, device: torch.device) -> list[Pass]:
-    """The largest pass in which rows are shared, and that in which each holds one completion, if there are.
+    """The largest pass with one completion a row, and that in which a group shares one, if there are.
 
     As `policy.packing` cuts them. Where two completions of full length do not fit into a row, shorter ones
-    may, and both kinds occur.
+    may, and both kinds occur. Behind them those in which groups are joined.
     """
     online, limit = config.online, config.rollout.max_new_tokens
     size = PassSize.suited(online.micro_batch_tokens, device)
@@ -173,6 +183,27 @@ def largest_passes(config: RunConfig, prompts: Prompts, device: torch.device) ->
     if shares and prompts.longest + 2 <= size.row:
         width = min(size.row, prompts.longest + limit * online.learned_size)
         found.append(largest(True, width, max(1, (width - prompts.longest) // limit)))
+    return found + _joined_passes(config, prompts, size)
+
+
+def _joined_passes(config: RunConfig, prompts: Prompts, size: PassSize) -> list[Pass]:
+    """Rows of several groups behind what all prompts begin with, for completions of several lengths.
+
+    Of shorter ones more groups are joined, each of which has its prompt laid out once more.
+    """
+    online = config.online
+    if not online.share_prompt or config.model.attention != "sdpa" or prompts.common < LEAST_BEGINNING:
+        return []
+    found, length = [], config.rollout.max_new_tokens
+    while length >= 1:
+        in_a_row = min(online.learned_size, max(1, (size.row - prompts.longest) // length))
+        own = prompts.longest - prompts.common + length * in_a_row
+        in_step = -(-online.learned_size // in_a_row) * online.prompts_per_step // online.minibatches
+        groups = min((size.tokens - prompts.common) // own, in_step)
+        width, count = prompts.common + groups * own, groups * in_a_row
+        if groups > 1 and affordable(count, prompts.longest, length, width):
+            found.append(Pass(True, 1, width, width, groups, count))
+        length //= 2
     return found
 
 
@@ -206,21 +237,27 @@ def shared_bytes(
 ) -> int:
     """What attention keeps besides, where rows share a prompt.
 
-    In blocks: the prompt's keys and values once more for each completion, its results in the rows' order, and
-    one mask for all layers. Under a mask over rows each layer keeps its own copy of it.
+    In blocks: queries, keys, values and results of prompts and completions as they are laid out there, their
+    results in the rows' order, and one mask for all layers. Under a mask over rows each layer keeps its own
+    copy of it. C completions of T tokens, G prompts of P.
     """
     limit, repeated = config.rollout.max_new_tokens, shape.heads // shape.kv_heads
-    several = max(2, (one.width - prompts.longest) // limit)
-    limit = min(limit, -(-(one.width - prompts.longest) // several))
-    count = several * one.rows
-    in_blocks = pays([prompts.longest] * one.rows, [limit] * count, rows=one.rows, width=one.width)
-    if config.model.attention != "sdpa" or not in_blocks:
-        return shape.layers * one.rows * one.width * one.width * dtype.itemsize
-    length = prompts.longest + limit
+    if one.groups:
+        prompt_count, count = one.groups, one.completions
+        limit = (one.width - prompts.common - one.groups * (prompts.longest - prompts.common)) // count
+    else:
+        several = max(2, (one.width - prompts.longest) // limit)
+        limit = min(limit, -(-(one.width - prompts.longest) // several))
+        prompt_count, count = one.rows, several * one.rows
+        in_blocks = pays([prompts.longest] * one.rows, [limit] * count, rows=one.rows, width=one.width)
+        if config.model.attention != "sdpa" or not in_blocks:
+            return shape.layers * one.rows * one.width * one.width * dtype.itemsize
+    length, queries = prompts.longest + limit, shape.heads * shape.head_dim
     keys = 2 * shape.kv_heads * shape.head_dim * count * length
-    # Keys and values of the rows, repeated for all heads, are counted already; queries' results are not.
-    results = shape.heads * shape.head_dim * one.tokens
-    more = results + max(0, keys - 2 * results)
+    of_prompts = 4 * queries * prompt_count * prompts.longest
+    of_completions = 2 * queries * count * limit
+    # Queries, repeated keys and values, and results of the rows' own tokens are counted already.
+    more = queries * one.tokens + max(0, of_prompts + of_completions + keys - 4 * queries * one.tokens)
     layers = 1 if config.model.gradient_checkpointing else shape.layers
     return dtype.itemsize * (layers * more + count * repeated * limit * length)
 

@@ -71,22 +71,20 @@ class Blocks:
         return self._masks[key]
 
 
-def affordable(prompts: Sequence[int], completions: Sequence[int], tokens: int) -> bool:
-    """Whether blocks of these lengths copy few enough keys for rows of so many tokens in all.
+def affordable(completions: int, longest_prompt: int, longest: int, tokens: int) -> bool:
+    """Whether so many completions copy few enough keys, in blocks, for rows of so many tokens in all.
 
     A long prompt is copied to each of its completions, and all are padded to the longest.
     """
-    return _keys(prompts, completions) <= _MOST_COPIES * tokens
+    return completions * (longest_prompt + longest) <= _MOST_COPIES * tokens
 
 
 def pays(prompts: Sequence[int], completions: Sequence[int], *, rows: int, width: int) -> bool:
     """Whether blocks of these lengths cost less than a mask over so many rows of that width."""
-    pairs = len(prompts) * max(prompts) ** 2 + max(completions) * _keys(prompts, completions)
-    return affordable(prompts, completions, rows * width) and pairs <= _MOST_PAIRS * rows * width**2
-
-
-def _keys(prompts: Sequence[int], completions: Sequence[int]) -> int:
-    return len(completions) * (max(prompts) + max(completions))
+    count, longest_prompt, longest = len(completions), max(prompts), max(completions)
+    pairs = len(prompts) * longest_prompt**2 + longest * count * (longest_prompt + longest)
+    few = affordable(count, longest_prompt, longest, rows * width)
+    return few and pairs <= _MOST_PAIRS * rows * width**2
 
 
 def lay_out(

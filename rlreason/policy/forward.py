@@ -14,7 +14,7 @@ from rlreason.algorithms import token_logprobs
 from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.blocks import switch, takes_blocks
 from rlreason.policy.model import Policy
-from rlreason.policy.packing import Completion, Packed, PassSize, Sharing, pack
+from rlreason.policy.packing import LEAST_BEGINNING, Completion, Packed, PassSize, Sharing, pack
 
 # Packed and chunked log-probs that are off by more than that in float32 are not used; nor chunked ones that
 # are off by more on the mean in half precision, where only a scale that was not known is looked for.
@@ -107,7 +107,7 @@ def probe_sequences(policy: Policy) -> list[Completion]:
         drawn: list[int] = torch.randint(0, vocabulary, (count,), generator=generator).tolist()
         return drawn
 
-    beginning = draw(16)
+    beginning = draw(LEAST_BEGINNING)
     one, other = beginning + draw(4), beginning + draw(4)
     return [Completion(0, one, draw(8)), Completion(0, one, draw(8)), Completion(1, other, draw(8))]
 

@@ -80,8 +80,8 @@ class Completion:
     completion_ids: Sequence[int]
 
 
-# What prompts begin with is set apart from so many tokens on.
-_WORTH = 16
+LEAST_BEGINNING = 16
+"""What prompts begin with is set apart from so many tokens on."""
 
 # Beyond this many tokens a mask over a shared row costs more than it saves in prompt tokens.
 SHARED_ROW = 2048
@@ -147,44 +147,86 @@ def plan_rows(sequences: Sequence[Completion], *, share: Sharing, width: int) ->
     return rows
 
 
-def pack(sequences: Sequence[Completion], *, share: Sharing, size: PassSize, pad_id: int) -> list[Packed]:
-    """Cut `sequences` into micro-batches of at most `size.tokens`, rows of like length together.
+def plan_passes(sequences: Sequence[Completion], *, share: Sharing, size: PassSize) -> list[list[Row]]:
+    """The rows of each micro-batch, of at most `size.tokens` in all, rows of like length together.
 
-    A row that is longer makes a micro-batch of its own. With `Sharing.BEGINNING` a micro-batch is one row,
-    where prompts begin alike and blocks of it pay.
+    A row that is longer makes a micro-batch of its own. With `Sharing.BEGINNING` rows may hold several groups
+    behind what all prompts begin with, where that takes less.
     """
-    rows = plan_rows(sequences, share=share, width=size.row)
-    # Longest first: the first row of a batch is its width.
-    rows.sort(key=lambda row: -_length(sequences, row))
-    joined = _joined(sequences, rows, size) if share >= Sharing.BEGINNING else None
-    if joined is not None:
-        return [_pack_rows(sequences, [row], pad_id) for row in joined]
+    rows = [Row(0, [row]) for row in plan_rows(sequences, share=share, width=size.row)]
+    passes = _batched(sequences, rows, size)
+    if share >= Sharing.BEGINNING and len(rows) > 1:
+        joined = _batched(sequences, _join(sequences, rows, size), size)
+        if _cost(sequences, joined, size) < _cost(sequences, passes, size):
+            return joined
+    return passes
+
+
+def _batched(sequences: Sequence[Completion], rows: Sequence[Row], size: PassSize) -> list[list[Row]]:
+    widths = {id(row): row.width(sequences) for row in rows}
     batches: list[list[Row]] = []
-    for row in rows:
-        if batches and (len(batches[-1]) + 1) * batches[-1][0].width(sequences) <= size.tokens:
-            batches[-1].append(Row(0, [row]))
+    # Longest first: the first row of a batch is its width.
+    for row in sorted(rows, key=lambda row: -widths[id(row)]):
+        last = batches[-1] if batches else []
+        fits = bool(last) and (len(last) + 1) * widths[id(last[0])] <= size.tokens
+        joined = any(one.common for one in [*last, row])
+        if fits and (not joined or _in_blocks(sequences, [*last, row])):
+            last.append(row)
         else:
-            batches.append([Row(0, [row])])
-    return [_pack_rows(sequences, batch, pad_id) for batch in batches]
+            batches.append([row])
+    return batches
 
 
-def _joined(sequences: Sequence[Completion], rows: list[list[int]], size: PassSize) -> list[Row] | None:
-    """Rows of several groups behind what their prompts begin with; None where that is not worth it."""
-    common = common_beginning([sequences[row[0]].prompt_ids for row in rows]) if len(rows) > 1 else 0
-    if common < _WORTH:
-        return None
+def _tokens(sequences: Sequence[Completion], rows: Sequence[Row]) -> int:
+    return len(rows) * max(row.width(sequences) for row in rows)
+
+
+def _cost(
+    sequences: Sequence[Completion], passes: Sequence[Sequence[Row]], size: PassSize
+) -> tuple[int, int]:
+    """Tokens, where a pass of less than half of what it may take is as dear as one of half; and tokens."""
+    tokens = [_tokens(sequences, rows) for rows in passes]
+    return sum(max(count, size.tokens // 2) for count in tokens), sum(tokens)
+
+
+def pack(sequences: Sequence[Completion], *, share: Sharing, size: PassSize, pad_id: int) -> list[Packed]:
+    """Cut `sequences` into micro-batches, as `plan_passes` plans them."""
+    passes = plan_passes(sequences, share=share, size=size)
+    return [_pack_rows(sequences, rows, pad_id) for rows in passes]
+
+
+def computed_tokens(sequences: Sequence[Completion], *, share: Sharing, size: PassSize) -> int:
+    """How many tokens the micro-batches of `pack` hold, padding included."""
+    passes = plan_passes(sequences, share=share, size=size)
+    return sum(_tokens(sequences, rows) for rows in passes)
+
+
+def _join(sequences: Sequence[Completion], rows: Sequence[Row], size: PassSize) -> list[Row]:
+    """Rows of several groups behind what all prompts begin with, and those that fit in none.
+
+    A row grows until it is full, or until what blocks of it would copy is no longer affordable.
+    """
+    groups = sorted((row.groups[0] for row in rows), key=lambda group: -_length(sequences, group))
+    common = common_beginning([sequences[group[0]].prompt_ids for group in groups])
+    if common < LEAST_BEGINNING:
+        return list(rows)
     joined: list[Row] = []
-    used = 0
-    for row in rows:
-        length = _length(sequences, row)
-        if joined and used + length - common <= size.tokens:
-            joined[-1].groups.append(row)
-            used += length - common
+    width = count = prompt = longest = 0  # of the last row: its width, completions, and longest of either
+    for group in groups:
+        own = _length(sequences, group) - common
+        many = count + len(group)
+        prompts = max(prompt, len(sequences[group[0]].prompt_ids))
+        longer = max(longest, *(len(sequences[index].completion_ids) for index in group))
+        fits = bool(joined) and width + own <= size.tokens
+        if fits and affordable(many, prompts, longer, width + own):
+            joined[-1].groups.append(group)
+            width, count, prompt, longest = width + own, many, prompts, longer
         else:
-            joined.append(Row(common, [row]))
-            used = length
-    joined = [row if len(row.groups) > 1 else Row(0, row.groups) for row in joined]
-    return joined if all(_in_blocks(sequences, [row]) for row in joined if row.common) else None
+            joined.append(Row(common, [group]))
+            width, count = common + own, len(group)
+            prompt = len(sequences[group[0]].prompt_ids)
+            longest = max(len(sequences[index].completion_ids) for index in group)
+    return [row if len(row.groups) > 1 else Row(0, row.groups) for row in joined]
 
 
 def _in_blocks(sequences: Sequence[Completion], rows: Sequence[Row]) -> bool:
@@ -197,7 +239,7 @@ def _in_blocks(sequences: Sequence[Completion], rows: Sequence[Row]) -> bool:
     prompts = [len(sequences[group[0]].prompt_ids) for group in groups]
     completions = [len(sequences[index].completion_ids) for group in groups for index in group]
     if len(groups) > len(rows):
-        return affordable(prompts, completions, len(rows) * width)
+        return affordable(len(completions), max(prompts), max(completions), len(rows) * width)
     return pays(prompts, completions, rows=len(rows), width=width)
 
 
@@ -245,7 +287,8 @@ def _pack_rows(sequences: Sequence[Completion], rows: Sequence[Row], pad_id: int
         last = 0
         for group in groups:
             prompt = sequences[group[0]].prompt_ids
-            own = last = last + 1 if common else 0
+            last = last + 1 if common else 0
+            own = last
             prompts.append([*beginning, *canvas.write(prompt[common:], first=common, part=own, parent=0)])
             for index in group:
                 last += 1

@@ -4,6 +4,7 @@ import io
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import cycle
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,7 @@ from rlreason.memory import Estimate, Machine, Prompts, estimate_run, machine, s
 from rlreason.policy.chat import RenderedPrompt, Renderer, render_all
 from rlreason.policy.examples import shares, tokens_computed
 from rlreason.policy.model import Policy
-from rlreason.policy.packing import Completion
+from rlreason.policy.packing import Completion, common_beginning
 from rlreason.policy.tokens import Token, beginnings, online_mask, tokens
 from rlreason.preflight.forecast import Lengths, Stage, forecast
 from rlreason.preflight.trial import Trial, try_out
@@ -139,8 +140,9 @@ def _with_trial(
         ended.rollout.completion_ids,
     )
     mean = sum(trial.lengths) / len(trial.lengths)
+    drawn = cycle(trial.lengths)
     step = [
-        Completion(group, prompt.ids, [0] * max(1, round(mean)))
+        Completion(group, prompt.ids, [0] * next(drawn))
         for group, prompt in enumerate(prompts)
         for _ in range(config.online.learned_size)
     ]
@@ -179,7 +181,8 @@ def _found(
     lengths = sorted(len(prompt.ids) for prompt in rendered)
     size = machine(policy.device)
     workers = workers_of(context.scorer.isolated())
-    prompts = Prompts.rendered(config, lengths[-1] if lengths else config.prompt.max_tokens)
+    common = common_beginning([prompt.ids for prompt in rendered]) if rendered else 0
+    prompts = Prompts.rendered(config, lengths[-1] if lengths else config.prompt.max_tokens, common)
     estimate = estimate_run(config, shape_of(policy.model), prompts, policy.device, workers=workers)
     tokenizer: Any = policy.tokenizer
     begins = beginnings(tokenizer, rendered[0].ids) if rendered else None

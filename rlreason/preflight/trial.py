@@ -98,6 +98,7 @@ def apart(counts: tuple[int, int], seconds: tuple[float, float]) -> tuple[float,
 
 def _update_speed(context: RunContext, setup: OnlineSetup, samples: list[Sample]) -> tuple[float, float]:
     """Seconds of an optimizer step apart from its rows, and for each token in them."""
+    samples = setup.method.select(samples)
     setup.method.advantage(setup, samples)
     groups: dict[int, list[Sample]] = {}
     for place, sample in enumerate(samples):

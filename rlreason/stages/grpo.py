@@ -40,13 +40,16 @@ class GroupRelative(Method):
         self._signal = 0.0  # of the last step
 
     def informative(self, samples: Sequence[Sample]) -> list[bool]:
-        rewards_B, group_B = self._compared(samples)
+        rewards_B, group_B = rewards_and_groups(samples)
+        if self._config.grpo.combine == "gdpo":
+            values_BK, weights_K = _terms(self._config, samples)
+            rewards_B = decoupled_rewards(values_BK, group_B, weights_K=weights_K)
         return informative(rewards_B, group_B, greedy_B=self._greedy(samples)).tolist()
 
     def select(self, samples: Sequence[Sample]) -> list[Sample]:
         keep = self._config.grpo.down_sample
         if keep is not None:
-            kept_B = max_variance(*self._compared(samples), keep=keep)
+            kept_B = max_variance(*rewards_and_groups(samples), keep=keep)
             for sample, kept in zip(samples, kept_B.tolist(), strict=True):
                 sample.learned = kept
         return [sample for sample in samples if sample.learned]
@@ -65,14 +68,6 @@ class GroupRelative(Method):
         elif kl.coef and kl.where == "tokens":
             self._by_token(setup, samples)
         return self._measured(samples)
-
-    def _compared(self, samples: Sequence[Sample]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What is compared within a group, (B,), and group numbers: rewards, for GDPO as it sums them."""
-        rewards_B, group_B = rewards_and_groups(samples)
-        if self._config.grpo.combine == "gdpo":
-            values_BK, weights_K = _terms(self._config, samples)
-            rewards_B = decoupled_rewards(values_BK, group_B, weights_K=weights_K)
-        return rewards_B, group_B
 
     def _by_completion(self, samples: Sequence[Sample]) -> list[float]:
         """Advantages of whole completions, by their rewards as they are."""

@@ -86,7 +86,7 @@ def assemble(
     train, held_out = _render(context, policy, renderer)
     forward = CompletionLogprobs(policy)
     notes = probe_forward(policy, forward)
-    critic, of_values = load_stage_critic(context, policy, forward)
+    critic, critic_sharing = load_stage_critic(context, policy, forward)
     sampling = sampling_of(config.rollout)
     judges = {"the reference": reference and reference.model, "the critic": critic and critic.critic.trunk}
     for name, model in judges.items():
@@ -107,7 +107,9 @@ def assemble(
             reference,
             context.accelerator.prepare(forward if critic is None else critic),
             context.accelerator,
-            sharing=min(forward.sharing, of_values, reference.sharing if reference else Sharing.BEGINNING),
+            sharing=min(
+                forward.sharing, critic_sharing, reference.sharing if reference else Sharing.BEGINNING
+            ),
             guard=FiniteGuard(context.run, config.online_stage, context.view.note),
         ),
         evaluator=Evaluator(config, context.scorer, renderer, held_out),

@@ -7,6 +7,7 @@ from rlreason.config import RunConfig
 from rlreason.memory import Prompts, estimate_online, machine, shape_of, summary_text
 from rlreason.policy.chat import RenderedPrompt
 from rlreason.policy.model import Policy
+from rlreason.policy.packing import common_beginning
 from rlreason.policy.tokens import in_short
 from rlreason.report.terminal import Plan
 
@@ -54,7 +55,8 @@ def online_plan(
     if isolated:
         budgets = ", ".join(f"{name} (at most {seconds:g} s)" for name, seconds in isolated.items())
         rows.append(("workers", f"in processes of their own: {budgets}"))
-    prompts = Prompts.rendered(config, max(len(prompt.ids) for prompt in [*train, *held_out]))
+    longest = max(len(prompt.ids) for prompt in [*train, *held_out])
+    prompts = Prompts.rendered(config, longest, common_beginning([prompt.ids for prompt in train]))
     estimate = estimate_online(
         config, shape_of(policy.model), prompts, policy.device, workers=workers_of(isolated)
     )

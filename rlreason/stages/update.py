@@ -30,7 +30,7 @@ from rlreason.policy.critic import ActorCritic
 from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.model import Policy
 from rlreason.policy.optimizer import build_optimizer, learning_rate
-from rlreason.policy.packing import Completion, Packed, PassSize, Sharing, pack
+from rlreason.policy.packing import Completion, Packed, PassSize, Sharing, computed_tokens, pack
 from rlreason.seeds import derive_seed
 from rlreason.stages.collect import Sample
 from rlreason.stages.guards import CRITIC_GRADIENT, GRADIENT, FiniteGuard, worst
@@ -76,6 +76,7 @@ class Updater:
         # Passes without gradient go around DDP, whose forward exchanges buffers: not every rank makes all.
         self._unwrapped = accelerator.unwrap_model(forward)
         self._accelerator = accelerator
+        self._pass_size = PassSize.suited(config.online.micro_batch_tokens, policy.device)
         self._share = sharing if config.online.share_prompt else Sharing.NOTHING
         self.critic_parameters: dict[str, torch.nn.Parameter] = {}
         parts: dict[str, Any] = {"policy": (policy.trainable(), config.online.optim)}
@@ -308,19 +309,15 @@ class Updater:
     # ------------------------------------------------------------------ log-probs without gradient
 
     def _pack(self, samples: Sequence[Sample]) -> list[Packed]:
-        return self._rows_of([sample.sequence for sample in samples])
+        sequences = [sample.sequence for sample in samples]
+        return pack(sequences, share=self._share, size=self._pass_size, pad_id=self._policy.pad_id)
 
-    def _rows_of(self, completions: Sequence[Completion]) -> list[Packed]:
-        return pack(
-            completions,
-            share=self._share,
-            size=PassSize.suited(self._settings.micro_batch_tokens, self._policy.device),
-            pad_id=self._policy.pad_id,
-        )
-
-    def tokens(self, completions: Sequence[Completion]) -> int:
-        """How many tokens a pass over these computes, padding included."""
-        return sum(packed.ids_NW.numel() for packed in self._rows_of(completions))
+    def tokens(self, sequences: Sequence[Completion]) -> int:
+        """How many tokens a pass over these computes, mini-batch by mini-batch, padding included."""
+        order = {group: place for place, group in enumerate(dict.fromkeys(one.group for one in sequences))}
+        parts = self._settings.minibatches
+        dealt = [[one for one in sequences if order[one.group] % parts == number] for number in range(parts)]
+        return sum(computed_tokens(part, share=self._share, size=self._pass_size) for part in dealt)
 
     def logprobs(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
         """Log-probs of each sample's tokens under the policy as it is, (T,), by `id(sample)`."""

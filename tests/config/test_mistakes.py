@@ -215,6 +215,10 @@ DISAGREEMENTS = [
         "grpo.down_sample: 4 cannot be used with grpo.baseline = batch",
     ),
     (
+        ["grpo.down_sample=4", "grpo.combine=gdpo"],
+        "grpo.down_sample: 4 cannot be used with grpo.combine = gdpo, which would normalise each reward",
+    ),
+    (
         ["grpo.down_sample=4", "grpo.kl={coef: 0.1, where: reward}"],
         "grpo.down_sample: 4 chooses by rewards, and grpo.kl.where = reward would take the penalty only",
     ),

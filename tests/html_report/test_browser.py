@@ -30,12 +30,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose first completion, its question and what a reward says of it try to get out."""
+    """A run whose first completion, its question and what a reward says of it try to get out.
+
+    Nothing is learned from the last of each group of four.
+    """
     root = synthetic_run(tmp_path_factory.mktemp("runs") / "run", seed=3, steps=24, groups=4, group_size=4)
-    first, *others = (root / "samples.jsonl").read_text().splitlines()
-    record = json.loads(first) | {"text": EVIL, "question": f"What is {EVIL}?"}
-    record["scores"]["accuracy"]["reason"] = EVIL
-    (root / "samples.jsonl").write_text("\n".join([json.dumps(record), *others]) + "\n")
+    records = [json.loads(line) for line in (root / "samples.jsonl").read_text().splitlines()]
+    records[0] |= {"text": EVIL, "question": f"What is {EVIL}?"}
+    records[0]["scores"]["accuracy"]["reason"] = EVIL
+    for record in records[3::4]:
+        record["advantage"] = None
+    (root / "samples.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     report_command([root], None)
     return root
 
@@ -159,9 +164,11 @@ def test_a_group_is_shown_side_by_side_with_advantages(page: Browser) -> None:
     page.click(".detail .segmented button:nth-child(2)")
     assert page.run("return document.querySelectorAll('.beside-one').length") == 4
     assert page.run("return document.querySelectorAll('.beside-one .advantage').length") == 4
-    assert page.run(
-        "return document.querySelectorAll('.beside-one .facts')[3].textContent.includes('advantage')"
+    facts = page.run(
+        "return [...document.querySelectorAll('.beside-one .facts')].map((one) => one.textContent)"
     )
+    assert ["advantage" in fact for fact in facts] == [True, True, True, False]
+    assert "not learned from" in facts[3]
     assert (
         page.run(
             "return [...document.querySelectorAll('.beside-one')].findIndex((one) => one.matches('.chosen'))"

@@ -84,6 +84,18 @@ def test_a_large_group_gives_its_first_ones(tmp_path: Path) -> None:
     assert found.completions == LARGEST_GROUP + 5
 
 
+def test_a_large_group_gives_those_that_were_learned_from_first(tmp_path: Path) -> None:
+    count = LARGEST_GROUP + 8
+    learned = {3, count - 2, count - 1}
+    path = written(
+        tmp_path / "s",
+        [record(1, 0, str(one), advantage=0.5 if one in learned else None) for one in range(count)],
+    )
+    found = sample(path, room=1_000_000)
+    shown = [int(one["text"]) for one in found.groups[1, 0]]
+    assert shown == [*range(LARGEST_GROUP - 2), count - 2, count - 1]
+
+
 def test_lines_that_are_no_completion_are_counted_and_a_torn_end_is_none(tmp_path: Path) -> None:
     path = tmp_path / "s"
     good = json.dumps(record(1, 0))

@@ -248,6 +248,34 @@ def test_the_largest_pass_of_a_wide_group() -> None:
     assert largest_passes(made, prompts, torch.device("cuda")) == [Pass(True, 10, 820, 8192)]
 
 
+def test_passes_in_which_groups_are_joined() -> None:
+    """53 tokens of 67 are common: 2 groups of 4 x 64 in 53 + 2 x 270 tokens of 768; 5 of 4 x 32; ..."""
+    changes = {"prompts_per_step": 16, "group_size": 4}
+    prompts = Prompts(67, 131, 53)
+
+    def joined(**grpo: Any) -> list[tuple[int, int, int]]:
+        made = config(
+            grpo={**changes, **grpo},
+            rollout={"max_new_tokens": 64},
+            model={"scratch": {"max_positions": 512}},
+        )
+        return [
+            (one.groups, one.completions, one.width)
+            for one in largest_passes(made, prompts, CPU)
+            if one.groups
+        ]
+
+    found = joined()
+    assert found[:2] == [(2, 8, 53 + 2 * (14 + 4 * 64)), (5, 20, 53 + 5 * (14 + 4 * 32))]
+    assert joined(group_size=16, down_sample=4) == found
+    # With 16 mini-batches a pass has one group; with 8 it has two.
+    assert joined(minibatches=16) == []
+    assert {groups for groups, _, _ in joined(minibatches=8)} == {2}
+    assert joined(share_prompt=False) == []
+    # 1 completion a prompt: 53 + 9 x 78 tokens.
+    assert joined(group_size=1, baseline="batch")[0] == (9, 9, 53 + 9 * 78)
+
+
 def test_an_update_holds_those_it_learns_from() -> None:
     few, many = (
         config(grpo={"group_size": size, "down_sample": keep}, rollout={"max_new_tokens": 20})
@@ -269,9 +297,9 @@ def test_no_row_is_shared_beyond_what_a_row_takes() -> None:
 @pytest.mark.parametrize(
     ("name", "grouped"), [("llama", 2), ("llama without grouped heads", 4), ("qwen2", 2)]
 )
-@pytest.mark.parametrize("blocks", [False, True])
+@pytest.mark.parametrize("layout", ["mask", "blocks", "joined", "joined, one each"])
 def test_activations_are_what_autograd_keeps(
-    name: str, grouped: int, dtype: torch.dtype, blocks: bool
+    name: str, grouped: int, dtype: torch.dtype, layout: str
 ) -> None:
     """Held against the storages that a forward pass of the real model saves, its own parameters aside.
 
@@ -281,9 +309,13 @@ def test_activations_are_what_autograd_keeps(
     model = tiny_model(name, num_key_value_heads=8 if grouped == 4 else 4, **changes)
     policy = tiny_policy(model, dtype=dtype)
     policy.model.train()
-    switch(model, on=blocks)
-    completions = [Completion(0, range(3, 23), range(3, 23)) for _ in range(4)]
-    (packed,) = pack(completions, share=Sharing.PROMPT, size=PassSize(256, 256), pad_id=0)
+    switch(model, on=layout != "mask")
+    groups, each = {"joined": (3, 4), "joined, one each": (9, 1)}.get(layout, (1, 4))
+    prompts = [[*range(3, 19), *[19 + group] * 4] for group in range(groups)]
+    completions = [
+        Completion(group, prompts[group], range(3, 23)) for group in range(groups) for _ in range(each)
+    ]
+    (packed,) = pack(completions, share=Sharing.BEGINNING, size=PassSize(280, 280), pad_id=0)
     own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -298,11 +330,19 @@ def test_activations_are_what_autograd_keeps(
     measured = sum(storage.nbytes() for storage in kept.values())
     rows, width = packed.ids_NW.shape
     expected = activation_bytes(shape_of(model), rows * width, dtype, checkpointing=False)
-    if blocks:
+    if layout != "mask":
         assert packed.blocks is not None
-        made = config(rollout={"max_new_tokens": 20})
-        one = Pass(True, rows, width, rows * width)
-        expected += shared_bytes(made, shape_of(model), one, Prompts(20, 40), dtype)
+        made = config(
+            rollout={"max_new_tokens": 20},
+            model={"scratch": {"max_positions": 512}},
+            grpo={"prompts_per_step": groups, "group_size": max(each, 2), "micro_batch_tokens": 280}
+            | ({"group_size": 1, "baseline": "batch"} if each == 1 else {}),
+        )
+        passes = largest_passes(made, Prompts(20, 40, 16), CPU)
+        one = next((one for one in passes if one.groups), passes[0])
+        joined = (groups, groups * each) if groups > 1 else (0, 0)
+        assert one == Pass(True, rows, width, rows * width, *joined)
+        expected += shared_bytes(made, shape_of(model), one, Prompts(20, 40, 16), dtype)
     assert expected == pytest.approx(measured, rel=0.2)
 
 

@@ -145,7 +145,8 @@ def test_blocks_pay_where_they_save_more_than_they_copy() -> None:
     # 4 x 1,000 = 4,000 keys of a row of 1,950, and 100^2 + 900 x 4,000 pairs of 3.8 million.
     assert not pays([100], [900, 500, 300, 150], rows=1, width=1950)
     # Four groups of four behind 53 tokens that all begin with: 16 x 104 keys of a row of 701.
-    assert affordable([67] * 4, [37] * 16, 53 + 4 * (14 + 4 * 37))
-    assert not affordable([350] * 2, [20] * 16, 300 + 2 * (50 + 8 * 20))
+    assert affordable(16, 67, 37, 53 + 4 * (14 + 4 * 37))
+    # 16 x 370 keys of a row of 720.
+    assert not affordable(16, 350, 20, 300 + 2 * (50 + 8 * 20))
     # As lengths of a short task vary: 8 x 119 = 952 keys of a row of 351.
     assert pays([55], [64, 50, 40, 40, 30, 28, 24, 20], rows=1, width=351)

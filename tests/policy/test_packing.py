@@ -14,7 +14,15 @@ from rlreason.policy import packing
 from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.blocks import switch
 from rlreason.policy.forward import CompletionLogprobs
-from rlreason.policy.packing import Completion, PassSize, Sharing, common_beginning, pack, plan_rows
+from rlreason.policy.packing import (
+    Completion,
+    PassSize,
+    Sharing,
+    common_beginning,
+    computed_tokens,
+    pack,
+    plan_rows,
+)
 
 
 def completions(shape: list[tuple[int, list[int]]]) -> list[Completion]:
@@ -196,14 +204,18 @@ def test_any_groups_and_any_budget(
 ) -> None:
     sequences = begun(completions(shape)) if alike else completions(shape)
     model = MODELS["blocks" if "blocks" in LAYOUTS[layout] else "mask"]
-    batches = pack(
-        sequences, share=LAYOUTS[layout]["share"], size=PassSize(budget, min(budget, 40)), pad_id=PAD
-    )
+    share, size = LAYOUTS[layout]["share"], PassSize(budget, min(budget, 40))
+    batches = pack(sequences, share=share, size=size, pad_id=PAD)
     assert sorted(index for batch in batches for index in batch.order) == list(range(len(sequences)))
+    computed = computed_tokens(
+        sequences, share=LAYOUTS[layout]["share"], size=PassSize(budget, min(budget, 40))
+    )
+    assert computed == sum(batch.ids_NW.numel() for batch in batches)
     forward = CompletionLogprobs(tiny_policy(model))
     for batch in batches:
         rows, width = batch.ids_NW.shape
-        assert rows * width <= budget or rows == 1
+        of = {sequences[index].group for index in batch.order}
+        assert rows * width <= budget or (rows == 1 and len(of) == 1)
         with torch.no_grad():
             logprobs, _ = forward(batch, 1.0)
             for row, index in zip(logprobs, batch.order, strict=True):
@@ -344,15 +356,47 @@ def test_what_prompts_begin_with_is_computed_once_a_pass() -> None:
 
     assert widths(groups, 1000) == [(1, 17 + 24 + 24 + 14)]
     assert widths(groups, 65) == [(1, 17 + 24 + 24), (1, 31)]
-    assert widths(groups, 64) == [(1, 41), (1, 17 + 24 + 14)]
+    assert widths(groups, 64) == [(1, 17 + 24 + 14), (1, 41)]
     assert widths(groups, 50) == [(1, 41), (1, 41), (1, 31)]
     # Groups that begin with less than 16 tokens alike stay rows of their own.
     fewer = [replace(one, prompt_ids=one.prompt_ids[2:]) for one in groups]
     assert widths(fewer, 1000) == [(3, 39)]
+    # One that is much longer than the others keeps to its row: beside it all would be padded to its length.
+    long = begun(completions([(6, [9, 9]), (7, [9, 8]), (5, [60, 2])]))
+    assert widths(long, 1000) == [(2, 17 + 67)]
+    assert widths(long, 100) == [(1, 17 + 67), (1, 17 + 24 + 24)]
     # And those for which a mask over a row is better: 4 completions of 2 behind prompts of 217 tokens.
     prompts = [[*random_ids(200, seed=1), *random_ids(17, seed=number)] for number in (2, 3)]
     long = [Completion(number, prompts[number], [1, 2]) for number in (0, 1) for _ in range(4)]
     assert widths(long, 1000) == [(2, 225)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    shape=st.lists(
+        st.tuples(st.integers(0, 12), st.lists(st.integers(1, 40), min_size=1, max_size=6)),
+        min_size=1,
+        max_size=12,
+    ),
+    common=st.integers(1, 120),
+    budget=st.integers(1, 600),
+)
+def test_joining_takes_no_more_than_rows_of_one_group(
+    shape: list[tuple[int, list[int]]], common: int, budget: int
+) -> None:
+    """In tokens, a pass of less than half of the budget counting as half: small passes are slower."""
+    prompts = [[*range(common), *[1000 + group] * length] for group, (length, _) in enumerate(shape)]
+    sequences = [
+        Completion(group, prompts[group], range(length))
+        for group, (_, lengths) in enumerate(shape)
+        for length in lengths
+    ]
+    size, costs = PassSize(budget, 500), []
+    for share in (Sharing.PROMPT, Sharing.BEGINNING):
+        batches = pack(sequences, share=share, size=size, pad_id=PAD)
+        assert sorted(index for batch in batches for index in batch.order) == list(range(len(sequences)))
+        costs.append(sum(max(batch.ids_NW.numel(), budget // 2) for batch in batches))
+    assert costs[1] <= costs[0]
 
 
 def test_rows_that_share_nothing_need_neither_mask_nor_blocks() -> None:

@@ -1,6 +1,7 @@
 """The whole preflight on the micro model, and on models and configs with something wrong."""
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from rlreason import cli
 from rlreason.config import RunConfig, load
 from rlreason.errors import UserError
 from rlreason.preflight import examine, show
+from rlreason.preflight.forecast import Lengths
 from rlreason.report.page import printed
+from rlreason.stages.update import Updater
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
 
@@ -69,6 +72,43 @@ def test_the_whole_page_and_nothing_is_written(
     assert "about 0." in out
     assert "at 3600 an hour" in out
     assert not (tmp_path / "runs").exists()
+
+
+def test_an_update_is_foretold_by_the_tokens_that_it_computes(
+    written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Lengths] = []
+
+    def forecast(config: RunConfig, rates: Any, lengths: Lengths) -> list[Any]:
+        told.append(lengths)
+        return []
+
+    # `rlreason.preflight.examine` is the function: the package has it in the module's place.
+    monkeypatch.setattr(import_module("rlreason.preflight.examine"), "forecast", forecast)
+    for grpo in ({}, {"down_sample": 2}, {"share_prompt": False}):
+        examine(load(written(stage="grpo", grpo=grpo, task={"params": {"min_terms": 2, "max_terms": 2}})))
+    shared, fewer, alone = (lengths.update for lengths in told)
+    prompt, completion = told[0].prompt, told[0].completion
+    # 4 prompts of 4 completions, of which 2 are learned from; rows of like length are padded a little.
+    assert shared == pytest.approx(4 * prompt + 16 * completion, rel=0.25)
+    assert fewer == pytest.approx(4 * prompt + 8 * completion, rel=0.25)
+    assert alone == pytest.approx(16 * (prompt + completion), rel=0.25)
+
+
+def test_the_trial_learns_from_those_that_a_step_would(
+    written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    updated: list[int] = []
+    update = Updater.update
+
+    def counted(self: Updater, samples: Any, step: int) -> Any:
+        updated.append(len(samples))
+        return update(self, samples, step)
+
+    monkeypatch.setattr(Updater, "update", counted)
+    examine(load(written(stage="grpo", grpo={"group_size": 8, "down_sample": 2})))
+    # 16 completions are tried, of two questions: the first alone, twice, and both.
+    assert updated == [2, 2, 4]
 
 
 @pytest.mark.parametrize("stage", [["sft", "ppo"], ["ppo"], ["sft"]])

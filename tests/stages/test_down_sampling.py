@@ -1,7 +1,6 @@
 """Learning from the completions of a question whose rewards vary most, and leaving the others out (PODS)."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -47,19 +46,6 @@ def test_advantages_are_held_against_those_chosen_alone() -> None:
     assert grpo.signal(samples) == 1.0
 
 
-def test_gdpo_chooses_by_what_it_compares() -> None:
-    """Accuracy is rare here, and so counts more than the form once each is normalised."""
-    values = [(1.0, 0.0), (0.0, 1.0), (0.0, 1.0), (0.0, 0.0), (0.0, 0.0), (0.0, 1.0)]
-    samples = [sample(0, *pair) for pair in values]
-    learned = method(group_size=6, down_sample=2, combine="gdpo").select(samples)
-    # accuracy: deviation 1 / sqrt(6), form: sqrt(0.3); sums 0.83 / 0.41 - 0.5 / 0.55 for the first,
-    # -0.17 / 0.41 + 0.5 / 0.55 for the form alone, -0.17 / 0.41 - 0.5 / 0.55 for neither
-    assert [samples.index(s) for s in learned] == [0, 3]
-    # the plain sum finds the first no better than those of form 1, of which it takes the last
-    learned = method(group_size=6, down_sample=2).select([replace(one, learned=True) for one in samples])
-    assert [(s.reward, s.score.counted["think_format"]) for s in learned] == [(0.0, 0.0), (1.0, 1.0)]
-
-
 def test_a_run_learns_from_those_chosen_and_records_all(train: Train) -> None:
     run = train(
         stage=["sft", "grpo"],
@@ -81,3 +67,18 @@ def test_a_run_learns_from_those_chosen_and_records_all(train: Train) -> None:
             assert sorted(rewards[place] for place in taught) == [low, high]
             half = (high - low) / 2
             assert sorted(here[place]["advantage"] for place in taught) == pytest.approx([-half, half])
+
+
+def test_the_loss_is_divided_by_those_chosen(train: Train) -> None:
+    """In the first pass the ratio is 1, so that the loss is minus the sum of advantages over R x L."""
+    run = train(
+        stage=["sft", "grpo"],
+        grpo={"steps": 1, "group_size": 4, "down_sample": 2, "sampler_correction": None},
+    )
+    (line,) = (line for line in lines(run / "metrics.jsonl") if line["stage"] == "grpo")
+    learned = [one for one in lines(run / "samples.jsonl") if one["advantage"] is not None]
+    assert len(learned) == 8
+    assert line["informative"] > 0
+    expected = -sum(one["advantage"] * one["tokens"] for one in learned) / (8 * 12)
+    assert expected != 0
+    assert line["loss"] == pytest.approx(expected, rel=1e-4)

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from rlreason.config import load
 from rlreason.errors import UserError
+from rlreason.policy.packing import Packed, pack
 from rlreason.rollout.native import NativeEngine
-from rlreason.stages import policies
+from rlreason.stages import policies, update
 from rlreason.stages.update import Updater
 
 Train = Callable[..., Path]
@@ -170,10 +171,27 @@ def test_every_option_runs_and_changes_the_weights(train: Train, settings: dict[
     assert any(not torch.equal(start[name], tensor) for name, tensor in weights(run).items())
 
 
-def test_micro_batches_and_prompt_sharing_change_no_result(train: Train) -> None:
+@pytest.mark.parametrize("system", [None, "Add up what you are told to add up. Then say what comes out."])
+def test_micro_batches_and_prompt_sharing_change_no_result(
+    train: Train, system: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One step, so that rounding has no second step to grow in; float32 sums differ in their order."""
-    one = train(name="one", grpo={"steps": 1})
-    two = train(name="two", grpo={"steps": 1, "micro_batch_tokens": 64, "share_prompt": False})
+    packs: list[Packed] = []
+
+    def recorded(*args: Any, **options: Any) -> list[Packed]:
+        made = pack(*args, **options)
+        packs.extend(made)
+        return made
+
+    monkeypatch.setattr(update, "pack", recorded)
+    prompt = {"system": system}
+    one = train(name="one", prompt=prompt, grpo={"steps": 1})
+    groups = [batch.blocks.prompt_GP.shape[0] for batch in packs if batch.blocks is not None]
+    rows = [batch.ids_NW.shape[0] for batch in packs if batch.blocks is not None]
+    assert groups
+    assert (groups != rows) == (system is not None)  # behind a system prompt a row holds several groups
+    changes = {"steps": 1, "micro_batch_tokens": 64, "share_prompt": False}
+    two = train(name="two", prompt=prompt, grpo=changes)
     a, b = weights(one), weights(two)
     start = load_file(one / "checkpoints" / "sft" / "model.safetensors")
     step_a = torch.cat([(a[name] - start[name]).flatten() for name in sorted(a)])

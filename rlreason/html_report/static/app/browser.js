@@ -74,7 +74,7 @@ function ruleOf(sample) {
       ? `A sample: ${all(sample.kept)} of ${all(sample.completions)} completions, ${groups} of every step, each group whole.`
       : `A sample: ${all(sample.kept)} of ${all(sample.completions)} completions, ${groups} of ${all(sample.shown_steps)} of ${all(sample.steps)} steps, spread evenly, the first and the last among them; each group whole.`);
   }
-  if (sample.kept < sample.completions) parts.push(`Of a group with more than ${sample.largest_group} completions the first ${sample.largest_group} are shown.`);
+  if (sample.kept < sample.completions) parts.push(`Of a group with more than ${sample.largest_group} completions ${sample.largest_group} are shown, those that were learned from before the others.`);
   parts.push(`The middle of a text is left out beyond ${all(sample.longest_text)} characters.`);
   if (sample.unreadable) parts.push(`${count(sample.unreadable, "line")} of samples.jsonl could not be read.`);
   return parts.join(" ");
