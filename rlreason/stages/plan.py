@@ -111,15 +111,16 @@ def advantage_formula(config: RunConfig) -> str:
             "(sum over the terms of the reward of weight x (value - mean of the group) / (std of the group + "
             "1e-4)) / (std of these sums in the batch + 1e-4)"
         )
+    group = "the group" if grpo.down_sample is None else "the chosen of the group"
     baseline = {
-        "mean": "mean of the group",
-        "leave_one_out": "mean of the others in the group",
+        "mean": f"mean of {group}",
+        "leave_one_out": f"mean of the others in {group}",
         "batch": "mean of the batch",
         "greedy": "reward of the greedy completion",
     }[grpo.baseline]
     if grpo.kl.coef and grpo.kl.where == "tokens":
         baseline += ", the KL of a token counted from it on"
-    scale = {"none": "", "group": ", / (std of the group + 1e-4)", "batch": ", / (std of the batch + 1e-4)"}
+    scale = {"none": "", "group": f", / (std of {group} + 1e-4)", "batch": ", / (std of the batch + 1e-4)"}
     return f"reward - {baseline}{scale[grpo.advantage_scale]}"
 
 

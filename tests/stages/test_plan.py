@@ -42,6 +42,7 @@ def test_the_reward(changes: dict[str, Any], formula: str) -> None:
         ({}, "reward - mean of the group"),
         ({"baseline": "leave_one_out"}, "reward - mean of the others in the group"),
         ({"advantage_scale": "group"}, "reward - mean of the group, / (std of the group + 1e-4)"),
+        ({"group_size": 4, "down_sample": 2}, "reward - mean of the chosen of the group"),
         (
             {"combine": "gdpo"},
             "(sum over the terms of the reward of weight x (value - mean of the group) / (std of the group + "
