@@ -218,13 +218,18 @@ def _with_baseline(rewards_B: Tensor, greedy_B: Tensor | None) -> Tensor:
     return rewards_B if greedy_B is None else rewards_B.masked_fill(greedy_B.isnan(), torch.nan)
 
 
-def _group_statistics(rewards_B: Tensor, group_B: Tensor) -> _GroupStatistics:
+def check_rewards(rewards_B: Tensor, group_B: Tensor) -> None:
+    """Raise ValueError for mismatched shapes or infinite rewards."""
     if rewards_B.dim() != 1 or group_B.shape != rewards_B.shape:
         raise ValueError(
             f"rewards and groups must both be (B,), got {tuple(rewards_B.shape)} and {tuple(group_B.shape)}"
         )
     if rewards_B.isinf().any():
         raise ValueError("rewards must be finite, or NaN for an abstention; got an infinite one")
+
+
+def _group_statistics(rewards_B: Tensor, group_B: Tensor) -> _GroupStatistics:
+    check_rewards(rewards_B, group_B)
     scored_B = ~rewards_B.isnan()
     # float64 makes the sums independent of the order of the rows in all but the last bits of float32.
     values_B = rewards_B.double().masked_fill(~scored_B, 0.0)

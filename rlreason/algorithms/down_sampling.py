@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from rlreason.algorithms.advantages import check_rewards
+
 # Variances that are nearer to each other are one variance and the rounding of it.
 _ROUNDING = 1e-9
 
@@ -25,12 +27,7 @@ def max_variance(rewards_B: Tensor, group_B: Tensor, *, keep: int) -> Tensor:
 
     Raises ValueError for mismatched shapes, infinite rewards, `keep` below 2.
     """
-    if rewards_B.dim() != 1 or group_B.shape != rewards_B.shape:
-        raise ValueError(
-            f"rewards and groups must both be (B,), got {tuple(rewards_B.shape)} and {tuple(group_B.shape)}"
-        )
-    if rewards_B.isinf().any():
-        raise ValueError("rewards must be finite, or NaN for an abstention; got an infinite one")
+    check_rewards(rewards_B, group_B)
     if keep < 2:
         raise ValueError(f"keep must be 2 or more, so that rewards can differ, got {keep}")
     rewards = rewards_B.double().tolist()

@@ -85,14 +85,16 @@ def test_an_update_is_foretold_by_the_tokens_that_it_computes(
 
     # `rlreason.preflight.examine` is the function: the package has it in the module's place.
     monkeypatch.setattr(import_module("rlreason.preflight.examine"), "forecast", forecast)
-    for grpo in ({}, {"down_sample": 2}, {"share_prompt": False}):
+    for grpo in ({}, {"down_sample": 2}, {"share_prompt": False, "micro_batch_tokens": 1}):
         examine(load(written(stage="grpo", grpo=grpo, task={"params": {"min_terms": 2, "max_terms": 2}})))
     shared, fewer, alone = (lengths.update for lengths in told)
-    prompt, completion = told[0].prompt, told[0].completion
-    # 4 prompts of 4 completions, of which 2 are learned from; rows of like length are padded a little.
-    assert shared == pytest.approx(4 * prompt + 16 * completion, rel=0.25)
-    assert fewer == pytest.approx(4 * prompt + 8 * completion, rel=0.25)
-    assert alone == pytest.approx(16 * (prompt + completion), rel=0.25)
+    # 4 prompts, and 16 completions, as many as were tried; rows of like length are padded a little. A prompt
+    # is a token or less from the mean.
+    least = 4 * (told[0].prompt - 1) + 16 * told[0].completion
+    assert least <= shared <= 1.25 * least
+    assert fewer < shared
+    # Each alone in its pass, there is no padding.
+    assert alone == pytest.approx(16 * (told[2].prompt + told[2].completion), abs=16)
 
 
 def test_the_trial_learns_from_those_that_a_step_would(
