@@ -3,7 +3,7 @@
     python benchmarks/grpo_step.py --json step.json
     python benchmarks/grpo_step.py --trl-batch 16x4 32x2 64x1       tries each, then races the quickest
     python benchmarks/grpo_step.py --device cuda --random-config qwen2-0.5b --prompts 64 --new-tokens 256 \\
-        --trl-batch 64x8 128x4 --trl use_liger_kernel=true
+        --trl-batch 64x8 128x4
 
 Both sides train all weights of the same model in float32 with AdamW and compute in --dtype. They get the same
 prompts and draw the same number of completions of exactly --new-tokens tokens at temperature 1. A reward by
@@ -219,7 +219,7 @@ def add_trl_options(made: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     made.add_argument(
         "--trl", type=key_value, metavar="KEY=VALUE", nargs="+", default=[],
-        help="further arguments of TRL's GRPOConfig, such as use_liger_kernel=true",
+        help="further arguments of TRL's GRPOConfig, such as gradient_checkpointing=true",
     )  # fmt: skip
 
 

@@ -85,6 +85,7 @@ class Memory:
 
             now = torch.cuda.max_memory_allocated()
             found |= {"cuda_step": now, "cuda_process": max(now, self._device)}
+            found["cuda_reserved"] = torch.cuda.max_memory_reserved()  # with what lies between
         return found
 
 

@@ -237,6 +237,9 @@ class Bench:
     def _environment(self) -> dict[str, str]:
         made = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
         made["TOKENIZERS_PARALLELISM"] = "false"
+        # On Hopper torch takes cuDNN's attention first, which builds a plan for each shape, half a second
+        # each: we leave it out, and so do the others here.
+        made["TORCH_CUDNN_SDPA_DEPRIORITIZED"] = "1"
         if self.options.device == "cpu":
             made["CUDA_VISIBLE_DEVICES"] = ""
         if self.options.threads:

@@ -7,11 +7,12 @@
 
 One process with our engine, as a run builds it. From a middle case (--prompts, --group-size, --new-tokens)
 one size at a time is varied; every round measures each case once, in reversed order every other round. A case
-is sampled three times: whole, for one token, and for one token after prompts of one token. From these:
+is sampled four times: whole, for two tokens, for one, and for one after prompts of one token. From these:
 
     prefill    seconds for all prompts: one token after the prompts, less one token after next to nothing. So
                the copies that a group makes of its prompt's cache are in it
-    decode     microseconds for a further token of one completion: the whole, less its first token
+    decode     microseconds for a further token of one completion: the whole, less two tokens, with which all
+               that is done once a call is done
 
 RATIO is to the middle case. "of arithmetic" and "of bandwidth" are the shares of what the machine was
 measured to do, in a matrix product and in a copy, that decoding needs at least.
@@ -43,9 +44,10 @@ Case = tuple[int, int, int]
 
 
 def native(settings: dict[str, Any], turns: Turns) -> None:
+    import torch
     from grpo_step import load_config
 
-    from rlreason.rollout import Request
+    from rlreason.rollout import Request, sequences_at_once
 
     engine, sampling, said = build(settings, "native")
     seeds = count()
@@ -65,11 +67,13 @@ def native(settings: dict[str, Any], turns: Turns) -> None:
         asked = settings["prompt_ids"][:prompts]
         first = seconds(asked, size, 1)
         prefill = first - seconds([ids[-1:] for ids in asked], size, 1)
-        return {"prefill": prefill, "decode": seconds(asked, size, tokens) - first, "first": first}
+        decode = seconds(asked, size, tokens) - seconds(asked, size, 2)
+        return {"prefill": prefill, "decode": decode, "first": first}
 
     for _ in range(settings["warmup"]):
         turn((settings["prompts"], settings["group_size"], settings["middle_tokens"]))
-    turns.say(engine=said, max_sequences=load_config(settings).rollout.max_sequences)
+    asked = load_config(settings).rollout.max_sequences
+    turns.say(engine=said, max_sequences=sequences_at_once(asked, torch.device(settings["device"])))
     while (case := turns.wait()) is not None:
         turns.say(**turn(case["case"]))
 
@@ -88,19 +92,22 @@ def cases_of(options: Any) -> tuple[Case, dict[str, list[Case]]]:
 
 
 def limits(bench: Bench, case: Case, *, at_once: int) -> dict[str, float]:
-    """Seconds that decoding takes at least: by arithmetic, and by what it reads, wave after wave."""
+    """Seconds that decoding takes at least, from the third token on, for which the second is computed.
+
+    By arithmetic, and by what it reads, wave after wave.
+    """
     prompts, size, tokens = case
     model, peaks = bench.facts["model"], bench.facts["roofline"]
     lengths = bench.facts["prompt_tokens"]
-    mean = sum(lengths) / len(lengths)
+    before = sum(lengths) / len(lengths) + 1
     sequences = prompts * size
     whole, rest = divmod(sequences, at_once)
     item = 2 if bench.options.dtype == "bfloat16" else 4
     read = sum(
-        decode_bytes(model, prompt_tokens=mean, sequences=wave, new_tokens=tokens - 1, item=item)
+        decode_bytes(model, prompt_tokens=before, sequences=wave, new_tokens=tokens - 2, item=item)
         for wave in [at_once] * whole + [rest] * bool(rest)
     )
-    flops = sampling_flops(model, prompts=0, prompt_tokens=mean, sequences=sequences, new_tokens=tokens - 1)
+    flops = sampling_flops(model, prompts=0, prompt_tokens=before, sequences=sequences, new_tokens=tokens - 2)
     return {"arithmetic": flops / peaks[bench.options.dtype], "bandwidth": read / peaks["bandwidth"]}
 
 
@@ -116,14 +123,14 @@ def measure(bench: Bench) -> dict[str, Any]:
     if failed:
         raise SideFailed(next(iter(failed.values())))
     middles = {kind: median(one[kind] for one in results[str(middle)]) for kind in ("prefill", "decode")}
-    per_token = middles["decode"] / (middle[0] * middle[1] * (middle[2] - 1))
+    per_token = middles["decode"] / (middle[0] * middle[1] * (middle[2] - 2))
     per_prompt = middles["prefill"] / middle[0]
     found = []
     for name, cases in sweeps.items():
         for case in cases:
             rounds = results[str(case)]
             decode, prefill = (median(one[kind] for one in rounds) for kind in ("decode", "prefill"))
-            tokens = case[0] * case[1] * (case[2] - 1)
+            tokens = case[0] * case[1] * (case[2] - 2)
             at_least = limits(bench, case, at_once=side.facts["max_sequences"])
             found.append(
                 {
@@ -157,7 +164,7 @@ def show(found: dict[str, Any]) -> None:
         rows = []
         for one in (one for one in found["cases"] if one["varied"] == name):
             case = one["case"]
-            tokens = case["prompts"] * case["group_size"] * (case["new_tokens"] - 1)
+            tokens = case["prompts"] * case["group_size"] * (case["new_tokens"] - 2)
             rows.append(
                 [
                     f"{case[key]:,} {name}",
@@ -182,8 +189,8 @@ def main() -> None:
     made.add_argument("--lengths", default=[64, 256, 1024], help="tokens of a completion", **numbers)
     made.add_argument("--prompt-counts", default=[2, 8, 32], help="prompts", **numbers)
     options = parse(made)
-    if min(options.new_tokens, *options.lengths) < 2:
-        made.error("--new-tokens, --lengths: the cost of a further token needs two; give 2 or more")
+    if min(options.new_tokens, *options.lengths) < 3:
+        made.error("--new-tokens, --lengths: the cost of a token is told from the third on; give 3 or more")
     options.most_prompts = max(options.prompts, *options.prompt_counts)
     try:
         longest = max(options.new_tokens, *options.lengths)

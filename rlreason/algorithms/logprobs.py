@@ -4,10 +4,11 @@ Shape letters: N tokens, H hidden size, V vocabulary.
 
 The logits of a batch are by far the largest tensor of an update (8,192 tokens of a 49,152-word vocabulary
 are 1.6 GB in float32, several times over with autograd's copies). They are computed chunk by chunk, reduced
-to two numbers a token, and computed again in the backward pass. Softmax and reductions are in float32
-whatever the precision of the matrix product.
+to two numbers a token, and computed again in the backward pass, but for the last chunk's. Softmax and
+reductions are in float32 whatever the precision of the matrix product.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -18,9 +19,13 @@ from torch.utils.checkpoint import checkpoint
 
 Head = Callable[[Tensor], Tensor]
 
-# On a CPU the passes over the logits run on blocks this large, so that they stay in the cache: with a
-# 49,152-word vocabulary and a bfloat16 product it halves the time of the forward pass.
-_CPU_BLOCK_ELEMENTS = 2**20
+LEAST_CHUNK = 512
+"""Tokens whose logits are in memory at a time, at least."""
+
+# The passes over the logits run on blocks of so many numbers. On a CPU they stay in the cache then: with a
+# 49,152-word vocabulary and a bfloat16 product it halves the time of the forward pass. On a GPU it bounds
+# memory, 4 bytes each and up to three at a time.
+_BLOCK_ELEMENTS, _GPU_BLOCK_ELEMENTS = 2**20, 2**26
 
 
 class _Options(NamedTuple):
@@ -29,6 +34,7 @@ class _Options(NamedTuple):
     chunk: int
     compute_dtype: torch.dtype  # of the matrix products
     slopes_in_forward: bool  # only the hidden states need a gradient
+    backward: bool  # a backward pass is to come, and computes the slopes
 
 
 def token_logprobs(
@@ -37,7 +43,7 @@ def token_logprobs(
     targets_N: Tensor,
     *,
     temperature: float = 1.0,
-    chunk: int = 512,
+    chunk: int | None = None,
     bias: Tensor | None = None,
     softcap: float | None = None,
 ) -> tuple[Tensor, Tensor]:
@@ -52,26 +58,42 @@ def token_logprobs(
     outside autocast with a float32 weight gives a float32 head under a bfloat16 body. Results are float32
     (float64 for float64 input). Log-probabilities carry gradients to the hidden states, the weight, the bias
     and whatever a callable closes over; the entropy is a measurement and carries none. At most `chunk`
-    tokens have their logits in memory at a time. Logits must be finite.
+    tokens have their logits in memory at a time, by default `tokens_at_once`. Logits must be finite.
 
     Raises ValueError for mismatched shapes, a temperature or softcap not above 0, a chunk below 1, or a bias
     beside a callable head.
     """
     _check(hidden_NH, head, targets_N, temperature=temperature, chunk=chunk, bias=bias, softcap=softcap)
     if not isinstance(head, Tensor):
-        return _through_callable(hidden_NH, head, targets_N, temperature, chunk, softcap)
+        return _through_callable(hidden_NH, head, targets_N, temperature, chunk or LEAST_CHUNK, softcap)
+    chunk = chunk or tokens_at_once(head.shape[0], hidden_NH.device)
     device = hidden_NH.device.type
     autocast = torch.is_autocast_enabled(device)
     head_needs_gradient = head.requires_grad or (bias is not None and bias.requires_grad)
     options = _Options(
         temperature=temperature,
         softcap=softcap,
-        chunk=chunk,
+        chunk=_even(len(targets_N), chunk),
         compute_dtype=torch.get_autocast_dtype(device) if autocast else head.dtype,
         slopes_in_forward=torch.is_grad_enabled() and hidden_NH.requires_grad and not head_needs_gradient,
+        backward=torch.is_grad_enabled() and head_needs_gradient,
     )
     logprobs_N, entropy_N = _HeadLogprobs.apply(hidden_NH, head, bias, targets_N, options)
     return logprobs_N, entropy_N
+
+
+def tokens_at_once(vocabulary: int, device: torch.device) -> int:
+    """How many tokens have their logits in memory at a time.
+
+    Each chunk adds to a gradient as large as the head, which on a GPU takes as long as a quarter of the
+    products of 512 tokens: there it is as many as have 2^27 logits, if that is more.
+    """
+    return max(LEAST_CHUNK, 2**27 // vocabulary) if device.type == "cuda" else LEAST_CHUNK
+
+
+def _even(tokens: int, chunk: int) -> int:
+    """The size of as many chunks, of about as many tokens each."""
+    return math.ceil(tokens / max(1, math.ceil(tokens / chunk))) or 1
 
 
 def logprobs_from_logits(
@@ -108,7 +130,7 @@ def _check(
     targets_N: Tensor,
     *,
     temperature: float,
-    chunk: int,
+    chunk: int | None,
     bias: Tensor | None,
     softcap: float | None,
 ) -> None:
@@ -119,7 +141,7 @@ def _check(
         )
     if temperature <= 0 or (softcap is not None and softcap <= 0):
         raise ValueError(f"temperature and softcap must be above 0, got {temperature} and {softcap}")
-    if chunk < 1:
+    if chunk is not None and chunk < 1:
         raise ValueError(f"chunk must be at least 1 token, got {chunk}")
     if isinstance(head, Tensor):
         if head.dim() != 2 or head.shape[1] != hidden_NH.shape[1]:
@@ -141,7 +163,8 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _blocks(logits_NV: Tensor) -> Iterator[slice]:
     rows, vocabulary = logits_NV.shape
-    step = max(1, _CPU_BLOCK_ELEMENTS // vocabulary) if logits_NV.device.type == "cpu" else max(1, rows)
+    elements = _BLOCK_ELEMENTS if logits_NV.device.type == "cpu" else _GPU_BLOCK_ELEMENTS
+    step = max(1, elements // vocabulary)
     for start in range(0, rows, step):
         yield slice(start, min(start + step, rows))
 
@@ -243,7 +266,9 @@ class _HeadLogprobs(torch.autograd.Function):
     """A linear head and the log-probabilities of its targets, chunk by chunk.
 
     The backward pass computes the logits again, unless the head is frozen (LoRA): then the slopes
-    d log p / d hidden, (N, H), are ready after the forward pass and one of three products is saved.
+    d log p / d hidden, (N, H), are ready after the forward pass and one of three products is saved. The last
+    chunk's logits are kept: the head is last in the forward pass and first in the backward pass, which would
+    take as much memory for them at once.
     """
 
     @staticmethod
@@ -263,11 +288,14 @@ class _HeadLogprobs(torch.autograd.Function):
             for hidden_nH, targets_n in zip(
                 hidden.split(options.chunk), targets_N.split(options.chunk), strict=True
             ):
+                ctx.last_nV = None
                 logits_nV = _project(hidden_nH, weight, bias)
                 scores.append(_score(logits_nV, targets_n, *shape))
                 if options.slopes_in_forward:
                     _write_slopes_(logits_nV, targets_n, scores[-1][2], None, *shape)
                     slopes.append(logits_nV @ weight)
+                ctx.last_nV = logits_nV if options.backward else None
+                del logits_nV  # freed before the next is computed
         logprobs_N, entropy_N, normaliser_N = (torch.cat(parts) for parts in zip(*scores, strict=True))
         slopes_NH = torch.cat(slopes) if options.slopes_in_forward else None
         ctx.options = options
@@ -291,9 +319,12 @@ class _HeadLogprobs(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias_V, dtype=_wide(bias_V.dtype)) if needs_bias else None
         with torch.autocast(hidden_NH.device.type, enabled=False):
             hidden, weight, bias = _cast(options.compute_dtype, hidden_NH, weight_VH, bias_V)
-            for start in range(0, len(targets_N), options.chunk):
+            # They are overwritten, so a second backward pass through a retained graph computes them anew.
+            logits_nV, ctx.last_nV = ctx.last_nV, None
+            for start in reversed(range(0, len(targets_N), options.chunk)):
                 chunk = slice(start, start + options.chunk)
-                logits_nV = _project(hidden[chunk], weight, bias)
+                if logits_nV is None:
+                    logits_nV = _project(hidden[chunk], weight, bias)
                 _write_slopes_(
                     logits_nV,
                     targets_N[chunk],
@@ -308,6 +339,7 @@ class _HeadLogprobs(torch.autograd.Function):
                     _add_product_(grad_weight, logits_nV.t(), hidden[chunk])
                 if grad_bias is not None:
                     grad_bias += logits_nV.sum(0, dtype=grad_bias.dtype)
+                logits_nV = None
         return (
             grad_hidden,
             None if grad_weight is None else grad_weight.to(weight_VH.dtype),

@@ -32,6 +32,8 @@ RatioLevel = Literal["token", "sequence"]
 # still send 0 * inf = NaN backwards.
 _MAX_LOG_RATIO = 20.0
 
+_MAXIMA = ("ratio_max_deviation", "gap_max")
+
 
 @dataclass(frozen=True)
 class PolicyLossInput:
@@ -171,13 +173,13 @@ def sampler_weights(trainer_old_BT: Tensor, sampler_BT: Tensor, *, cap: float) -
 
 
 def merge_metrics(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Combine the metrics of micro-batches: sums add, `ratio_max_deviation` takes the maximum."""
+    """Combine the metrics of micro-batches: sums add, of what is the largest the largest is taken."""
     merged: dict[str, Tensor] = {}
     for part in parts:
         for name, value in part.items():
             if name not in merged:
                 merged[name] = value
-            elif name == "ratio_max_deviation":
+            elif name in _MAXIMA:
                 merged[name] = torch.maximum(merged[name], value)
             else:
                 merged[name] = merged[name] + value

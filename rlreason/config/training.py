@@ -36,8 +36,10 @@ class RolloutConfig(Section):
         lt=1,
         description="leave out tokens below this share of the likeliest one; 0 = none",
     )
-    max_sequences: int = Field(
-        default=128, ge=1, description="completions sampled side by side; bounds memory"
+    max_sequences: int | None = Field(
+        default=None,
+        ge=1,
+        description="completions sampled side by side; bounds memory; null = by the device",
     )
     precision: Precision = Field(
         default="auto", description="number format in sampling; auto = measured on this machine at the start"

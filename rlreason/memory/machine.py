@@ -24,10 +24,10 @@ def machine(device: torch.device) -> Machine:
     """The memory that a model on `device` will live in."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return Machine(total, free, "GPU")
+        # What this process holds already, here and below, is part of what the run will hold.
+        return Machine(total, free + torch.cuda.memory_reserved(device), "GPU")
     memory = psutil.virtual_memory()
     limit = min([memory.total, *_limits()])
-    # What this process holds already is part of what the run will hold.
     own = psutil.Process().memory_info().rss
     return Machine(limit, min(limit, memory.available + own), "memory")
 

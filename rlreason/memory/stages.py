@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from rlreason.algorithms import tokens_at_once
 from rlreason.config import RunConfig
 from rlreason.config.checks import LEARNED
 from rlreason.errors import UserError
@@ -19,7 +20,7 @@ from rlreason.policy.blocks import affordable, pays
 from rlreason.policy.packing import LEAST_BEGINNING, PassSize
 from rlreason.policy.precision import resolve_precision
 from rlreason.rollout.kernels import room
-from rlreason.rollout.slots import pace_of
+from rlreason.rollout.slots import pace_of, sequences_at_once
 
 # Python with torch and transformers, and with TRL's trainers besides, on Linux: measured, 2026-11-27.
 _BASE = 600 * 2**20
@@ -27,7 +28,6 @@ _TRAINERS = 100 * 2**20
 _WORKER = 150 * 2**20
 # The allocator keeps some of what was freed, in pieces that do not fit what comes next: measured as well.
 _SLACK = 0.08
-_CHUNK = 512  # tokens whose logits are computed at a time: `token_logprobs`
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def estimate_online(
         Part("gradients", gradients, "model.lora={}"),
         Part(
             f"activations of {tokens:,} tokens",
-            activations * (2 if critic else 1) + _head_bytes(shape, tokens, dtype),
+            activations * (2 if critic else 1) + _head_bytes(shape, tokens, dtype, device),
             f"{stage}.micro_batch_tokens, or model.gradient_checkpointing=true",
         ),
     ]
@@ -262,9 +262,10 @@ def shared_bytes(
     return dtype.itemsize * (layers * more + count * repeated * limit * length)
 
 
-def _head_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype) -> int:
+def _head_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype, device: torch.device) -> int:
     """Logits of a chunk, and the gradient of the head before it is added to that of the weights."""
-    chunk = min(_CHUNK, tokens) * shape.vocabulary * dtype.itemsize
+    at_once = tokens_at_once(shape.vocabulary, device)
+    chunk = min(at_once, tokens) * shape.vocabulary * dtype.itemsize
     return chunk + (4 * shape.embedding if shape.trainable > shape.parameters // 2 else 0)
 
 
@@ -290,7 +291,7 @@ def _sampling(
     """Keys and values of all slots at their longest, and the logits with what is drawn from them."""
     online, evaluation = config.online, config.eval
     wanted = max(online.prompts_per_step * online.group_size, evaluation.questions * evaluation.samples)
-    slots = min(config.rollout.max_sequences, wanted)
+    slots = min(sequences_at_once(config.rollout.max_sequences, device), wanted)
     longest = prompts.longest + config.rollout.max_new_tokens
     positions = room(longest, pace_of(device).block)
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize * slots * positions
@@ -331,7 +332,7 @@ def _supervised(
     if stage == "pretrain":  # of all tokens at once, with their softmax and gradient
         logits = 3 * 4 * tokens * shape.vocabulary
     elif stage == "sft":
-        logits = _head_bytes(shape, tokens, dtype)
+        logits = _head_bytes(shape, tokens, dtype, device)
     activations = activation_bytes(shape, tokens, dtype, checkpointing=config.model.gradient_checkpointing)
     now: list[tuple[str, list[Part]]] = [
         (

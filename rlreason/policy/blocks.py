@@ -22,6 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from rlreason.policy.transfer import to_device
+
 NAME = "rlreason_blocks"
 """The name of this attention among those of transformers."""
 
@@ -53,7 +55,7 @@ class Blocks:
 
     def to(self, device: torch.device) -> "Blocks":
         parts = (self.prompt_GP, self.own_CT, self.group_C, self.origin_NW, self.seen_C1TL)
-        return Blocks(*(part.to(device) for part in parts))
+        return Blocks(*(to_device(part, device) for part in parts))
 
     def mask(self, repeated: int, dtype: torch.dtype) -> Tensor:
         """0 and -inf for `seen_C1TL`, for R heads behind each other: (C, 1, R T, L).
@@ -141,6 +143,8 @@ def block_attention(
     rows, heads, width, _ = query.shape
     _refuse_what_differs(blocks, query, key, value, attention_mask, rest)
     repeated = heads // key.shape[1]
+    # Rotary embeddings are float32 also under autocast, and gathering that is twice the work.
+    query, key, value = (part.to(_computed_in(query)) for part in (query, key, value))
     options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout}
     flat_query, flat_key, flat_value = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
 
@@ -166,7 +170,7 @@ def block_attention(
         own.flatten(2, 3),
         seen_key,
         seen_value,
-        attn_mask=blocks.mask(repeated, _computed_in(query)),
+        attn_mask=blocks.mask(repeated, query.dtype),
         **options,
     )
     of_completions = of_completions.unflatten(2, (repeated, -1)).flatten(1, 2)

@@ -70,7 +70,7 @@ class ActorCritic(nn.Module):
         """Return `(logprobs_CT, entropy_CT, values_CT)`, 0 where `mask_CT` is 0."""
         if self.critic.trunk is None:
             logprobs_CT, entropy_CT, states = self.actor.with_states(packed, temperature)
-            return logprobs_CT, entropy_CT, _placed(self.critic(states), packed)
+            return logprobs_CT, entropy_CT, packed.spread(self.critic(states))
         logprobs_CT, entropy_CT = self.actor(packed, temperature)
         return logprobs_CT, entropy_CT, self.values(packed)
 
@@ -80,13 +80,7 @@ class ActorCritic(nn.Module):
             own = self.critic.trunk
             trunk = self.actor.trunk if own is None else causal_lm_of(own).base_model
             hidden_NWH = trunk(**inputs_of(packed, trunk)).last_hidden_state
-        states = rows_at(hidden_NWH, packed.source_CT[packed.mask_CT.bool()])
-        return _placed(self.critic(states), packed)
-
-
-def _placed(flat: Tensor, packed: Packed) -> Tensor:
-    zeros = torch.zeros(packed.mask_CT.shape, device=flat.device)
-    return zeros.masked_scatter(packed.mask_CT.bool(), flat)
+        return packed.spread(self.critic(rows_at(hidden_NWH, packed.source_F)))
 
 
 def shared_critic(policy: Policy, forward: CompletionLogprobs) -> Critic:

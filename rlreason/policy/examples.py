@@ -8,7 +8,6 @@ Shapes: B examples, N tokens.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,7 +42,7 @@ class ExampleLoss:
     It goes through the modules of the policy's model, not through what wraps that for several processes.
     Runs a few short forward passes to find out what the model allows; `notes` says what it does not. With
     dropout nothing is shared, so that each example has zeros of its own; nor by a model that cannot do
-    without a mask over the row. Raises what the model raises that takes no position ids.
+    without a mask over the row.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -94,7 +93,7 @@ def pack_examples(
     for place, index in enumerate(packed.order):
         own = torch.tensor(labels[index][starts[index] :])
         mask_CT[place, : len(own)] = (own != IGNORED).float()
-    return replace(packed, mask_CT=mask_CT)
+    return packed.with_mask(mask_CT)
 
 
 def tokens_computed(rows: Sequence[dict[str, Any]], batch_size: int, *, share: bool) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from rlreason.algorithms import token_logprobs
 from rlreason.policy.adapter import causal_lm_of
@@ -54,27 +55,23 @@ class CompletionLogprobs(nn.Module):
         """
         causal_lm = causal_lm_of(self.model)
         inputs = inputs_of(packed, causal_lm)
-        kept = packed.mask_CT.bool()
-        source, targets = packed.source_CT[kept], packed.targets_CT[kept]
         head: Any
         with self._autocast():
             if self.chunked:
                 hidden_NWH = causal_lm.base_model(**inputs).last_hidden_state
-                states, head = rows_at(hidden_NWH, source), causal_lm.get_output_embeddings()
+                states, head = rows_at(hidden_NWH, packed.source_F), causal_lm.get_output_embeddings()
                 if type(head) is nn.Linear and head.bias is None:
                     head = head.weight  # without an adapter or a hook, the product itself can be chunked
                 text = _text_config(self.model)
                 softcap = getattr(text, "final_logit_softcapping", None)
                 temperature = temperature / _logit_scale(text)
             else:
-                states, head = rows_at(causal_lm(**inputs).logits, source), nn.Identity()
+                states, head = rows_at(causal_lm(**inputs).logits, packed.source_F), nn.Identity()
                 softcap = None  # the model has applied it
-            flat_logprobs, flat_entropy = token_logprobs(
-                states, head, targets, temperature=temperature, softcap=softcap
+            logprobs_F, entropy_F = token_logprobs(
+                states, head, packed.targets_F, temperature=temperature, softcap=softcap
             )
-        zeros = torch.zeros(packed.mask_CT.shape, device=flat_logprobs.device)
-        logprobs_CT = zeros.masked_scatter(kept, flat_logprobs)
-        return logprobs_CT, zeros.masked_scatter(kept, flat_entropy.detach()), states
+        return packed.spread(logprobs_F), packed.spread(entropy_F.detach()), states
 
 
 def rows_at(states_NWX: Tensor, places: Tensor) -> Tensor:
@@ -89,9 +86,12 @@ def rows_at(states_NWX: Tensor, places: Tensor) -> Tensor:
 
 def inputs_of(packed: Packed, model: Any) -> dict[str, Any]:
     """The arguments of a decoder's forward pass over packed rows, as this model takes them."""
-    inputs = {"input_ids": packed.ids_NW, "position_ids": packed.positions_NW, "use_cache": False}
+    inputs = {"input_ids": packed.ids_NW, "use_cache": False}
     if packed.part_NW is None:
-        return {**inputs, "attention_mask": packed.valid_NW}
+        # Padding is behind the tokens, none of which looks there. Without a mask of it attention is the
+        # causal one that has the quickest kernels.
+        return inputs
+    inputs["position_ids"] = packed.positions_NW
     if packed.blocks is not None and takes_blocks(model):
         # Of four dimensions, so that no mask is made of it; nothing looks at it.
         return {**inputs, "attention_mask": packed.valid_NW.bool()[:, None, None], "blocks": packed.blocks}
@@ -99,7 +99,10 @@ def inputs_of(packed: Packed, model: Any) -> dict[str, Any]:
 
 
 def probe_sequences(policy: Policy) -> list[Completion]:
-    """Random tokens to try a layout on: two completions of a prompt, and one of another that begins alike."""
+    """Random tokens to try a layout on: two completions of a prompt, and one of another that begins alike.
+
+    The last is shorter, so that its row is padded where each has one of its own.
+    """
     generator = torch.Generator().manual_seed(0)
     vocabulary = policy.model.get_input_embeddings().weight.shape[0]
 
@@ -109,7 +112,7 @@ def probe_sequences(policy: Policy) -> list[Completion]:
 
     beginning = draw(LEAST_BEGINNING)
     one, other = beginning + draw(4), beginning + draw(4)
-    return [Completion(0, one, draw(8)), Completion(0, one, draw(8)), Completion(1, other, draw(8))]
+    return [Completion(0, one, draw(8)), Completion(0, one, draw(8)), Completion(1, other, draw(5))]
 
 
 @torch.no_grad()
@@ -119,7 +122,7 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> list[str]:
     Sets `forward.chunked`, by comparing with the model's own logits of the same rows, and
     `forward.sharing`, by comparing with a plain forward pass of `model(ids).logits`; in float32, under
     flash attention the first alone and in half precision. Returns a note for each shortcut that is not
-    taken. Raises what a model raises that takes no position ids.
+    taken.
     """
     causal_lm, text = causal_lm_of(policy.model), _text_config(policy.model)
     flash = text._attn_implementation == "flash_attention_2"  # it computes in half precision only
@@ -146,11 +149,11 @@ def probe_forward(policy: Policy, forward: CompletionLogprobs) -> list[str]:
         if flash:
             forward.sharing = Sharing.NOTHING
             return [*notes, "flash attention takes no block mask: each completion repeats its prompt"]
-        plain = torch.stack([_plain_logprobs(policy, one) for one in sequences])
+        plain = pad_sequence([_plain_logprobs(policy, one) for one in sequences], batch_first=True)
         if not _near(own, plain):
             gap = float((own - plain).abs().max())
             notes.append(
-                f"warning: with position ids and a mask this model gives other log-probs, by {gap:.2g} nats"
+                f"warning: in a batch, padded at the end, this model gives other log-probs, by {gap:.2g} nats"
             )
         forward.sharing, note = _probe_sharing(causal_lm, lambda share: _near(logprobs(share), plain))
     finally:

@@ -17,7 +17,7 @@ from rlreason.policy.adapter import merged_state, with_adapter
 from rlreason.policy.architecture import scratch_model
 from rlreason.policy.chat import end_of_sequence_ids
 from rlreason.policy.embedded import EMBEDDED, embedded_model
-from rlreason.policy.precision import resolve_precision
+from rlreason.policy.precision import leave_cudnn_attention_out, resolve_precision
 from rlreason.policy.scratch import scratch_tokenizer
 from rlreason.runs.manifest import refuse_damaged
 
@@ -88,6 +88,7 @@ def load_policy(
     or lacks a tokenizer.
     """
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    leave_cudnn_attention_out()
     if config.scratch is not None and path is None:
         tokenizer: Any = _new_tokenizer(config.scratch, scratch_texts, tags)
         model: Any = scratch_model(config, tokenizer)

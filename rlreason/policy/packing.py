@@ -5,18 +5,19 @@ prompt 2, its completions, ...` where prompts begin alike, with a system prompt 
 what it continues and itself, through a mask or in blocks, and counts its positions on from there, so each
 completion is computed as if it stood alone. With one completion a row this is the plain layout.
 
-Shapes: N rows, W row width, G groups, C completions, T completion tokens.
+Shapes: N rows, W row width, G groups, C completions, T completion tokens, F tokens with loss.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rlreason.policy.blocks import Blocks, affordable, lay_out, pays
+from rlreason.policy.transfer import to_device
 
 
 class Sharing(IntEnum):
@@ -33,8 +34,9 @@ class Sharing(IntEnum):
 class Packed:
     """One micro-batch. `source_CT` indexes the flattened rows: the predictor of each token in `targets_CT`.
 
-    `mask_CT` is 1 on completion tokens, or on those of them that carry loss; `order` names the caller's
-    completion behind each of the C rows.
+    `mask_CT` is 1 on completion tokens, or on those of them that carry loss, and `places_F` is where, in the
+    flattened mask: to look for them on a device is to wait for it. `order` names the caller's completion
+    behind each of the C rows.
     `part_NW`, where a row is shared, is 0 on what all of it continues, 1, 2, ... on the parts behind and -1
     on padding; `parent_NW` is the part that a token's own continues, which may be 0. `blocks` says the same
     to attention that can do without a mask, where that pays.
@@ -49,7 +51,25 @@ class Packed:
     source_CT: Tensor
     targets_CT: Tensor
     mask_CT: Tensor
+    places_F: Tensor
     order: tuple[int, ...]
+
+    @property
+    def source_F(self) -> Tensor:
+        return self.source_CT.flatten().index_select(0, self.places_F)
+
+    @property
+    def targets_F(self) -> Tensor:
+        return self.targets_CT.flatten().index_select(0, self.places_F)
+
+    def spread(self, values_F: Tensor) -> Tensor:
+        """One value a token with loss as (C, T), 0 elsewhere; with gradient."""
+        zeros = values_F.new_zeros(self.mask_CT.numel())
+        return zeros.index_copy(0, self.places_F, values_F).view(self.mask_CT.shape)
+
+    def with_mask(self, mask_CT: Tensor) -> "Packed":
+        """The same with loss elsewhere."""
+        return replace(self, mask_CT=mask_CT, places_F=mask_CT.flatten().nonzero().squeeze(1))
 
     @property
     def attention_N1WW(self) -> Tensor | None:
@@ -66,9 +86,12 @@ class Packed:
         return (causal & ((key == query) | (key == parent) | ((key == 0) & (query > 0)))).unsqueeze(1)
 
     def to(self, device: torch.device) -> "Packed":
-        kinds = (Tensor, Blocks)
-        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, kinds)}
-        return Packed(**{**vars(self), **moved})
+        moved: dict[str, Any] = {
+            name: to_device(part, device) for name, part in vars(self).items() if isinstance(part, Tensor)
+        }
+        if self.blocks is not None:
+            moved["blocks"] = self.blocks.to(device)
+        return replace(self, **moved)
 
 
 @dataclass(frozen=True)
@@ -103,7 +126,7 @@ class PassSize(NamedTuple):
         """
         if asked is not None:
             return cls(asked, min(asked, SHARED_ROW))
-        return cls(768 if device.type == "cpu" else 8192, SHARED_ROW)
+        return cls(768, SHARED_ROW) if device.type == "cpu" else cls(8192, 2 * SHARED_ROW)
 
 
 def common_beginning(rows: Sequence[Sequence[int]]) -> int:
@@ -315,5 +338,6 @@ def _pack_rows(sequences: Sequence[Completion], rows: Sequence[Row], pad_id: int
         source_CT=source,
         targets_CT=targets,
         mask_CT=mask,
+        places_F=mask.flatten().nonzero().squeeze(1),
         order=tuple(order),
     )

@@ -1,4 +1,4 @@
-"""Which number formats the machine computes in natively: probed, not assumed."""
+"""Which number formats and kernels are computed with: what is native is probed, not assumed."""
 
 import torch
 
@@ -25,3 +25,13 @@ def native_bfloat16(device: torch.device) -> bool:
             capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
         )
     return False
+
+
+def leave_cudnn_attention_out() -> None:
+    """Have torch's attention choose among its other kernels, in this process.
+
+    On Hopper cuDNN's come first from torch 2.11 on. Under a mask their gradients are NaN for some lengths
+    (pytorch/pytorch#196678), and they are built anew for each shape, in half a second
+    (modelscope/FunASR#3704), where here every pass has a shape of its own.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)

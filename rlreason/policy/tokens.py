@@ -24,7 +24,7 @@ def online_mask(prompt: Sequence[int], completion: Sequence[int]) -> list[bool]:
         [Completion(0, prompt, completion)], share=Sharing.NOTHING, size=PassSize(1, 1), pad_id=0
     )
     # The token behind each predictor is the one that is learned.
-    learned = (packed.source_CT[packed.mask_CT.bool()] + 1).tolist()
+    learned = (packed.source_F + 1).tolist()
     return [place in set(learned) for place in range(len(prompt) + len(completion))]
 
 

@@ -6,10 +6,13 @@ The policy that is updated here is thrown away.
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
 
 from rlreason.policy.chat import RenderedPrompt
 from rlreason.preflight.forecast import Rates
-from rlreason.rollout import Request
+from rlreason.rollout import Request, sequences_at_once
 from rlreason.seeds import derive_seed
 from rlreason.stages.collect import Sample
 from rlreason.stages.context import RunContext
@@ -21,7 +24,9 @@ COMPLETIONS = 16
 SECONDS = 60.0
 """Longest time to sample them in; where it does not reach, they are cut off earlier and that is told."""
 
-_FEW, _MORE = 2, 10  # tokens of the two runs that tell a token's time from a prompt's
+# Tokens of the two runs that tell a token's time from a prompt's. On a GPU both are long enough to have its
+# steps recorded.
+_FEW_AND_MORE, _ON_GPU = (2, 10), (18, 82)
 
 
 @dataclass(frozen=True)
@@ -67,20 +72,23 @@ def _sampler_speed(
 ) -> tuple[int, float, float, bool]:
     """Sequences side by side, and what `apart` says of the seconds that two lengths of them took."""
     online, rollout = context.config.online, context.config.rollout
-    width = min(rollout.max_sequences, online.prompts_per_step * online.group_size)
+    at_once = sequences_at_once(rollout.max_sequences, setup.policy.device)
+    width = min(at_once, online.prompts_per_step * online.group_size)
     requests = []
     for number in range(-(-width // online.group_size)):
         seeds = tuple(derive_seed("speed", number, place) for place in range(online.group_size))
         left = width - number * online.group_size
         requests.append(Request(prompts[number % len(prompts)].ids, seeds[:left]))
-    few, more = (min(count, rollout.max_new_tokens) for count in (_FEW, _MORE))
-    setup.engine.generate(requests[:1], replace(setup.collector.sampling, max_new_tokens=1))  # warm
-    found = []
-    for count in (few, more):
-        started = time.perf_counter()
-        setup.engine.generate(requests, replace(setup.collector.sampling, max_new_tokens=count))
-        found.append(time.perf_counter() - started)
-    return width, *apart((few, more), (found[0], found[1]))
+    on_gpu = setup.policy.device.type == "cuda"
+    few, more = (min(count, rollout.max_new_tokens) for count in (_ON_GPU if on_gpu else _FEW_AND_MORE))
+
+    def sample(asked: Sequence[Request], count: int) -> None:
+        setup.engine.generate(asked, replace(setup.collector.sampling, max_new_tokens=count))
+
+    # The first is warm-up, of which kernels of a GPU need as much as there is to measure.
+    sample(*((requests, few) if on_gpu else (requests[:1], 1)))
+    short, long = (_timed(partial(sample, requests, count)) for count in (few, more))
+    return width, *apart((few, more), (short, long))
 
 
 def apart(counts: tuple[int, int], seconds: tuple[float, float]) -> tuple[float, float, bool]:
@@ -125,6 +133,14 @@ def _update_speed(context: RunContext, setup: OnlineSetup, samples: list[Sample]
 
 
 def _timed(work: Callable[[], object]) -> float:
+    _wait()
     started = time.perf_counter()
     work()
+    _wait()
     return time.perf_counter() - started
+
+
+def _wait() -> None:
+    """Until a GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

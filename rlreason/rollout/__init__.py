@@ -11,9 +11,10 @@ from rlreason.rollout.engine import Engine, Request, Sampling, Told
 from rlreason.rollout.families import unsupported
 from rlreason.rollout.native import NativeEngine
 from rlreason.rollout.probe import disagreement
+from rlreason.rollout.slots import sequences_at_once
 from rlreason.rollout.transformers_engine import TransformersEngine
 
-__all__ = ["Engine", "Request", "Sampling", "Told", "build_engine", "sampling_of"]
+__all__ = ["Engine", "Request", "Sampling", "Told", "build_engine", "sampling_of", "sequences_at_once"]
 
 
 def sampling_of(config: RolloutConfig, *, temperature: float | None = None) -> Sampling:
@@ -37,16 +38,15 @@ def build_engine(policy: Policy, config: RolloutConfig) -> tuple[Engine, str]:
             f"rollout.engine: 'native' cannot run this model ({reason}); use 'auto' or 'transformers'"
         )
     precision = str(dtype).removeprefix("torch.")
+    at_once = sequences_at_once(config.max_sequences, policy.device)
     if config.engine != "transformers" and reason is None:
-        native = NativeEngine(
-            policy.model, eos_ids=policy.eos_ids, max_sequences=config.max_sequences, dtype=dtype
-        )
+        native = NativeEngine(policy.model, eos_ids=policy.eos_ids, max_sequences=at_once, dtype=dtype)
         return native, f"native, {precision}"
     general = TransformersEngine(
         policy.model,
         eos_ids=policy.eos_ids,
         pad_id=policy.pad_id,
-        max_sequences=config.max_sequences,
+        max_sequences=at_once,
         autocast=partial(policy.autocast, dtype),
     )
     why = "as configured" if config.engine == "transformers" else reason

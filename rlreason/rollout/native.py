@@ -25,9 +25,9 @@ from rlreason.rollout.families import describe
 from rlreason.rollout.slots import Pace, Slots, pace_of
 from rlreason.types import Rollout
 
-# Prompts are computed together up to this many tokens, padding included, and up to so many times as many
-# with what stands in front of them, whose keys are copied for each in one layer at a time.
-_PREFILL_TOKENS, _PREFILL_KEYS = 1024, 8
+# Prompts are computed together up to so many times as many tokens as by themselves (`Pace.prefill`) with what
+# stands in front of them, whose keys are copied for each in one layer at a time.
+_PREFILL_KEYS = 8
 # What prompts begin with is computed by itself if that saves this share of their tokens, in a pass that is
 # worth making. What goes on from it needs a mask, and kernels for those are slower.
 _COMMON_SHARE, _COMMON_TOKENS = 1 / 8, 16
@@ -105,13 +105,14 @@ class NativeEngine:
         slots = Slots(
             self.decoder,
             capacity=min(self._max_sequences, len(waiting)),
+            longest=max(len(request.prompt_ids) for request in requests) + sampling.max_new_tokens,
             sampling=sampling,
             eos_ids=sorted(self._eos_ids),
             device=self.device,
             pace=self._pace,
         )
         common = _common([request.prompt_ids for request in requests if request.seeds])
-        batch = _Batch(self.decoder, slots, sampling, self._eos_ids, common)
+        batch = _Batch(self.decoder, slots, sampling, self._eos_ids, common, self._pace.prefill)
         finished = 0
         while waiting or batch.rows:
             left = batch.leave()
@@ -139,7 +140,9 @@ class _Batch:
         sampling: Sampling,
         eos_ids: frozenset[int],
         common: list[int],
+        prefill: int,
     ) -> None:
+        self._together = prefill
         self._decoder = decoder
         self._common = decoder.prefill([common])[0] if common else None
         self._slots = slots
@@ -195,7 +198,7 @@ class _Batch:
         while numbers:
             longest = len(prompts[numbers[0]])
             several = max(
-                1, min(_PREFILL_TOKENS // (longest - start), _PREFILL_KEYS * _PREFILL_TOKENS // longest)
+                1, min(self._together // (longest - start), _PREFILL_KEYS * self._together // longest)
             )
             now, numbers = numbers[:several], numbers[several:]
             own = [prompts[number][start:] for number in now]

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from rlreason.rollout.engine import Sampling
 
-_BLOCK = 256
+# Sizes of the blocks in which a draw is looked for: the first by which the vocabulary can be divided.
+_BLOCKS = (256, 128)
 
 
 def sample_tokens(logits_SV: Tensor, uniform_S: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
@@ -43,14 +44,18 @@ def _invert(probs_SV: Tensor, uniform_S: Tensor) -> Tensor:
     cumulative sums over the vocabulary.
     """
     rows, vocabulary = probs_SV.shape
-    blocks_SKB = F.pad(probs_SV, (0, -vocabulary % _BLOCK)).view(rows, -1, _BLOCK)
+    size = next((size for size in _BLOCKS if vocabulary % size == 0), 0)
+    if not size:  # else nothing is copied
+        size = _BLOCKS[0]
+        probs_SV = F.pad(probs_SV, (0, -vocabulary % size))
+    blocks_SKB = probs_SV.view(rows, -1, size)
     upto_SK = blocks_SKB.sum(-1).cumsum(-1)
     threshold_S1 = uniform_S.unsqueeze(-1) * upto_SK[:, -1:]
     block_S1 = torch.searchsorted(upto_SK, threshold_S1, right=True).clamp_(max=upto_SK.shape[1] - 1)
     before_S1 = F.pad(upto_SK, (1, 0)).gather(1, block_S1)
     inside_SB = blocks_SKB[torch.arange(rows, device=probs_SV.device), block_S1[:, 0]].cumsum(-1)
-    place_S1 = torch.searchsorted(inside_SB, threshold_S1 - before_S1, right=True).clamp_(max=_BLOCK - 1)
-    return (block_S1 * _BLOCK + place_S1).squeeze(-1).clamp_(max=vocabulary - 1)
+    place_S1 = torch.searchsorted(inside_SB, threshold_S1 - before_S1, right=True).clamp_(max=size - 1)
+    return (block_S1 * size + place_S1).squeeze(-1).clamp_(max=vocabulary - 1)
 
 
 def _gather(values_SV: Tensor, tokens_S: Tensor) -> Tensor:

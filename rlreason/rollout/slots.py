@@ -41,25 +41,36 @@ class Pace:
 
     `tokens` are drawn between two looks at which completions are done; one that is done keeps its slot, and
     draws into the void, until then. With `record` a step is recorded once and replayed: the number of slots
-    is then rounded up to a power-of-two part of all, so that there are few recordings. The cache grows by
-    `block` positions.
+    is then rounded up to a power-of-two part of all, and the cache doubles and never shrinks, so that there
+    are few recordings; else it holds what is needed. Its size is a multiple of `block` positions. Prompts are
+    computed together up to `prefill` tokens, padding included.
     """
 
     tokens: int
     block: int
     record: Record | None = None
+    prefill: int = 1024
 
 
 def pace_of(device: torch.device) -> Pace:
     if device.type == "cuda":
-        return Pace(tokens=16, block=256, record=_record_cuda)
+        return Pace(tokens=16, block=256, record=_record_cuda, prefill=8192)
     # Looking costs nothing. Products of widths that are no multiple of 32 take up to twice as long.
     return Pace(tokens=1, block=32)
+
+
+def sequences_at_once(asked: int | None, device: torch.device) -> int:
+    """How many completions are written side by side: what is asked for, else what suits the device.
+
+    A step of a GPU takes about as long for 512 as for 128; that of a processor is as quick a token with 128.
+    """
+    return asked or (512 if device.type == "cuda" else 128)
 
 
 class Slots:
     """The first `used` slots hold a completion each. `capacity` is the number of slots.
 
+    `longest` is how many positions a prompt and its completion may come to take.
     `records` is how steps are recorded, None from the moment in which that failed.
     """
 
@@ -68,6 +79,7 @@ class Slots:
         decoder: Decoder,
         *,
         capacity: int,
+        longest: int,
         sampling: Sampling,
         eos_ids: Sequence[int],
         device: torch.device,
@@ -78,6 +90,7 @@ class Slots:
         self.records = pace.record
         self._cache = decoder.new_cache(capacity, block=pace.block)
         self._graphs: dict[int, Graph] = {}
+        self._longest = longest
         self.capacity = capacity
         self.used = 0
         limit = sampling.max_new_tokens
@@ -94,11 +107,13 @@ class Slots:
 
     def reserve(self, positions: int) -> None:
         """Have room for that many positions in the cache."""
-        if not self._cache.has_room(positions):
+        if self.records is None:
+            self._cache.reserve(positions)
+        elif positions > self._cache.positions:
             # They write where the cache is now, and read rotary tables that grow with it. All go at once,
             # since they share memory, also cuBLAS's; and before a second cache stands beside this one.
             self._graphs.clear()
-            self._cache.reserve(positions)
+            self._cache.reserve(min(max(positions, 2 * self._cache.positions), self._longest))
 
     def enter(self, prompt: Prompt, uniforms_SN: Tensor) -> None:
         """Begin a completion of one prompt for each row of uniforms, and draw its first token."""

@@ -193,7 +193,8 @@ def check_update(context: RunContext, setup: OnlineSetup, step: int, result: Upd
     The second is asked in the first step of a process and then every so many, as it copies all weights once.
     Raises UserError if the sampler has other weights than the policy.
     """
-    deviation = result.first_ratio_deviation or 0.0
+    first = result.first_ratio_deviation
+    deviation = 0.0 if first is None else float(first)
     allowed = _RATIO_ALLOWED if setup.policy.dtype == torch.float32 else _RATIO_ALLOWED_HALF
     if deviation > allowed and "ratio" not in setup.told:
         setup.told.add("ratio")

@@ -298,9 +298,8 @@ def _fit(context: RunContext, policy: Policy, packed: Dataset, carried: dict[str
     settings = context.config.pretrain
     trainer = ExactTrainer(
         model=policy.model,
-        args=TrainingArguments(
-            **trainer_arguments(context, policy, NAME, settings),
-            remove_unused_columns=False,
+        args=trainer_arguments(
+            TrainingArguments, context, policy, NAME, settings, remove_unused_columns=False
         ),
         train_dataset=packed,
         data_collator=PackedCollator(policy.pad_id),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from rlreason.algorithms import merge_metrics
@@ -10,9 +11,12 @@ from rlreason.algorithms import merge_metrics
 
 @dataclass
 class UpdateResult:
-    """What an update measured. `metrics` are the loss's, merged over micro-batches and optimizer steps.
+    """What an update measured.
 
-    `logprobs` are those of a sample's first forward pass, by `id(sample)`.
+    `metrics` are the loss's with `entropy_sum`, and `gap_sum` and `gap_max` of sampler and trainer, merged
+    over micro-batches and optimizer steps. They and `first_ratio_deviation` stay on the device until
+    `record`, as to read one is to wait for it. `logprobs` are those of a sample's first forward pass, by
+    `id(sample)`.
     """
 
     metrics: dict[str, Tensor] = field(default_factory=dict)
@@ -20,43 +24,42 @@ class UpdateResult:
     skipped: int = 0
     lr: float = 0.0
     kl: float | None = None
-    entropy_sum: float = 0.0
-    gap_sum: float = 0.0
-    gap_max: float = 0.0
-    first_ratio_deviation: float | None = None
+    first_ratio_deviation: Tensor | None = None
     critic_norms: list[float] = field(default_factory=list)
     logprobs: dict[int, Tensor] = field(default_factory=dict)
 
     def without_logprobs(self) -> "UpdateResult":
         """For another process: on the CPU, and without what only this one can use."""
         metrics = {name: value.cpu() for name, value in self.metrics.items()}
-        return replace(self, metrics=metrics, logprobs={})
+        first = self.first_ratio_deviation
+        deviation = None if first is None else first.cpu()
+        return replace(self, metrics=metrics, first_ratio_deviation=deviation, logprobs={})
 
     def record(self) -> dict[str, float | None]:
         """The update's part of the step's line; None for what had no tokens to be measured on."""
-        tokens = float(self.metrics["tokens"]) if self.metrics else 0.0
+        found = {name: float(value) for name, value in self.metrics.items()}
+        tokens, first = found.get("tokens", 0.0), self.first_ratio_deviation
 
-        def share(total: float) -> float | None:
-            return total / tokens if tokens else None
+        def share(*names: str) -> float | None:
+            return sum(found.get(name, 0.0) for name in names) / tokens if tokens else None
 
-        clipped = sum(float(self.metrics.get(f"clipped_{side}", 0.0)) for side in ("low", "high", "dual"))
         critic = {}
-        if "value_loss" in self.metrics:
+        if "value_loss" in found:
             critic = {
-                "value_loss": float(self.metrics["value_loss"]),
-                "value_clipped": share(float(self.metrics["value_clipped"])),
+                "value_loss": found["value_loss"],
+                "value_clipped": share("value_clipped"),
                 "critic_grad_norm": _mean(self.critic_norms),
             }
         return {
-            "loss": float(self.metrics["loss"]) if self.metrics else 0.0,
+            "loss": found.get("loss", 0.0),
             "grad_norm": _mean(self.grad_norms),
             "lr": self.lr,
             "kl": self.kl,
-            "entropy": share(self.entropy_sum),
-            "clipped": share(clipped),
-            "ratio_first_pass": self.first_ratio_deviation,
-            "sampler_gap": share(self.gap_sum),
-            "sampler_gap_max": self.gap_max if tokens else None,
+            "entropy": share("entropy_sum"),
+            "clipped": share("clipped_low", "clipped_high", "clipped_dual"),
+            "ratio_first_pass": None if first is None else float(first),
+            "sampler_gap": share("gap_sum"),
+            "sampler_gap_max": found["gap_max"] if tokens else None,
             "skipped_updates": float(self.skipped),
             **critic,
         }
@@ -72,9 +75,6 @@ def merged_results(parts: Sequence[UpdateResult], logprobs: dict[int, Tensor]) -
     return replace(
         parts[0],
         metrics=merge_metrics([part.metrics for part in parts]),
-        entropy_sum=sum(part.entropy_sum for part in parts),
-        gap_sum=sum(part.gap_sum for part in parts),
-        gap_max=max(part.gap_max for part in parts),
-        first_ratio_deviation=max(deviations, default=None),
+        first_ratio_deviation=torch.stack(deviations).max() if deviations else None,
         logprobs=logprobs,
     )

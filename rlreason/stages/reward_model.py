@@ -251,8 +251,12 @@ def _fit(context: RunContext, policy: Policy, model: Any, rows: list[dict[str, A
         raise UserError(
             "model.path: every token of the vocabulary is in the pairs, so that none can be padding"
         )
-    arguments = RewardConfig(
-        **trainer_arguments(context, policy, NAME, settings),
+    arguments = trainer_arguments(
+        RewardConfig,
+        context,
+        policy,
+        NAME,
+        settings,
         max_length=None,
         center_rewards_coefficient=settings.center or None,
     )

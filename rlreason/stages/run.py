@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from rlreason.stages.trackers import Trackers, check_trackers
 from rlreason.tasks import TaskData, load_tasks
 
 _SHOWN_LINES = 12
+# How long processes wait for each other. One that dies ends the others sooner: its launcher sees to that.
+_PATIENCE = timedelta(hours=2)
 
 
 def run(config: RunConfig) -> None:
@@ -94,13 +97,16 @@ def new_accelerator(config: RunConfig) -> Any:
     import torch
     import transformers
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    return Accelerator(cpu=not torch.cuda.is_available())
+    # The main process evaluates, and the others wait for it at their next exchange.
+    patience = InitProcessGroupKwargs(timeout=_PATIENCE)
+    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
 
 
 def _run_stages(context: RunContext) -> None:

@@ -198,8 +198,12 @@ def _fit(context: RunContext, policy: Policy, rows: list[dict[str, Any]]) -> Non
 
     disable_progress_bars()
     settings = context.config.sft
-    arguments = SFTConfig(
-        **trainer_arguments(context, policy, NAME, settings),
+    arguments = trainer_arguments(
+        SFTConfig,
+        context,
+        policy,
+        NAME,
+        settings,
         completion_only_loss=True,
         max_length=None,
         packing=False,

@@ -2,23 +2,29 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
+
+from transformers import TrainingArguments
 
 from rlreason.config.training import PretrainConfig, RewardModelConfig, SftConfig
 from rlreason.policy.model import Policy
 from rlreason.seeds import derive_seed
 from rlreason.stages.context import RunContext
 
+_Arguments = TypeVar("_Arguments", bound=TrainingArguments)
+
 
 def trainer_arguments(
+    kind: type[_Arguments],
     context: RunContext,
     policy: Policy,
     name: str,
     settings: PretrainConfig | SftConfig | RewardModelConfig,
-) -> dict[str, Any]:
-    """Arguments of transformers' TrainingArguments: by itself it saves, reports and sends nothing."""
+    **more: Any,
+) -> _Arguments:
+    """The Trainer's arguments, of a kind and with `more`: by itself it saves, reports and sends nothing."""
     optim = settings.optim
-    return {
+    arguments: dict[str, Any] = {
         "output_dir": str(context.run.root / "checkpoints"),
         "num_train_epochs": settings.epochs,
         "per_device_train_batch_size": max(1, settings.batch_size // context.accelerator.num_processes),
@@ -40,6 +46,10 @@ def trainer_arguments(
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
+    made = kind(**arguments, **more)
+    # Several GPUs in one process it would wrap in DataParallel, with as many times as large a batch.
+    made._n_gpu = min(1, made.n_gpu)
+    return made
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rlreason.algorithms import (
     PolicyLossInput,
@@ -31,6 +32,7 @@ from rlreason.policy.forward import CompletionLogprobs
 from rlreason.policy.model import Policy
 from rlreason.policy.optimizer import build_optimizer, learning_rate
 from rlreason.policy.packing import Completion, Packed, PassSize, Sharing, computed_tokens, pack
+from rlreason.policy.transfer import to_device
 from rlreason.seeds import derive_seed
 from rlreason.stages.collect import Sample
 from rlreason.stages.guards import CRITIC_GRADIENT, GRADIENT, FiniteGuard, worst
@@ -88,7 +90,6 @@ class Updater:
         online = config.online
         self._total_updates = online.steps * online.epochs * online.minibatches
         self._values_only = False
-        self._ratio = 0.0  # largest distance from 1 in the optimizer step
 
     # ------------------------------------------------------------------ one step of the loop
 
@@ -184,18 +185,22 @@ class Updater:
         micro_batches = self._pack(samples)
         mine = micro_batches[self._accelerator.process_index :: processes]
         rounds = math.ceil(len(micro_batches) / processes)
-        total, self._ratio = 0.0, 0.0
+        # Loss and largest distance of a ratio from 1. Read once: to read a number is to wait for the device.
+        total, ratio = torch.zeros((2,), device=self._policy.device).unbind()
         for number in range(rounds):
             # Ranks exchange gradients once an optimizer step, in its last backward pass; one that has run
             # out of micro-batches takes part with a loss of 0.
             with nullcontext() if number == rounds - 1 else self._accelerator.no_sync(self._forward):
                 idle = number >= len(mine)
                 packed = micro_batches[0] if idle else mine[number]
-                loss = self._loss(packed, samples, denominator, old, reference, None if idle else result)
+                loss, deviation = self._loss(
+                    packed, samples, denominator, old, reference, None if idle else result
+                )
                 # DDP averages over ranks what must be summed.
                 self._accelerator.backward(loss * (0.0 if idle else float(processes)))
-                total += 0.0 if idle else float(loss.detach())
-        numbers = self._step_or_skip(total, result)
+                if not idle:
+                    total, ratio = total + loss.detach(), torch.maximum(ratio, deviation)
+        numbers = self._step_or_skip(total, ratio, result)
         if numbers is not None:
             records = sample_records(self._stage, step, samples[:_DUMPED_ROWS])
             self.guard.skipped(step, numbers, [_cut(record) for record in records])
@@ -208,8 +213,8 @@ class Updater:
         old: dict[int, Tensor],
         reference: dict[int, Tensor],
         result: UpdateResult | None,
-    ) -> Tensor:
-        """The loss of one micro-batch; its metrics are added to `result`."""
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of one micro-batch, and the largest |ratio - 1|; its metrics are added to `result`."""
         settings = self._settings
         chosen = [samples[index] for index in packed.order]
         packed = packed.to(self._policy.device)
@@ -239,24 +244,21 @@ class Updater:
             kl_estimator=settings.kl.estimator,
             kl_correction=settings.kl.correction,
         )
-        loss = output.loss
+        loss, deviation = output.loss, output.metrics["ratio_max_deviation"]
         for critic_CT in values_CT:
             learned = self._value_loss(critic_CT, chosen, packed, denominator)
             output.metrics.update(value_loss=learned.loss.detach(), value_clipped=learned.clipped)
             loss = (0.0 if self._values_only else 1.0) * loss + self._critic.coef * learned.loss
         if result is not None:
             gap_CT = ((old_CT - sampler_CT) * packed.mask_CT).abs()
-            result.gap_sum += float(gap_CT.sum())
-            result.gap_max = max(result.gap_max, float(gap_CT.max()))
-            result.entropy_sum += float((entropy_CT * packed.mask_CT).sum())
+            output.metrics.update(gap_sum=gap_CT.sum(), gap_max=gap_CT.max(), entropy_sum=entropy_CT.sum())
             for row, sample in zip(logprobs_CT.detach(), chosen, strict=True):
                 result.logprobs.setdefault(id(sample), row[: len(sample.rollout.completion_ids)])
             result.metrics = merge_metrics([result.metrics, output.metrics])
-            deviation = float(output.metrics["ratio_max_deviation"])
-            self._ratio = worst(self._ratio, deviation)
             if not result.grad_norms and not result.skipped:
-                result.first_ratio_deviation = max(result.first_ratio_deviation or 0.0, deviation)
-        return loss
+                first = result.first_ratio_deviation
+                result.first_ratio_deviation = deviation if first is None else torch.maximum(first, deviation)
+        return loss, deviation
 
     def _value_loss(
         self, values_CT: Tensor, samples: list[Sample], packed: Packed, denominator: float
@@ -271,7 +273,7 @@ class Updater:
             clip=self._critic.clip,
         )
 
-    def _step_or_skip(self, loss: float, result: UpdateResult) -> dict[str, float] | None:
+    def _step_or_skip(self, loss: Tensor, ratio: Tensor, result: UpdateResult) -> dict[str, float] | None:
         """Clip the gradients of policy and critic, each by itself, and step.
 
         Where a number is not finite there is no step, and the numbers are returned.
@@ -281,18 +283,22 @@ class Updater:
             for parameter in policy:
                 parameter.grad = None
         clip = self._accelerator.clip_grad_norm_
-        norm = 0.0 if self._values_only else float(clip(policy, self._settings.optim.max_grad_norm))
-        critic_norm = float(clip(critic, self._critic.optim.max_grad_norm)) if critic else 0.0
-        numbers = {"loss": loss, GRADIENT: norm, "ratio": self._ratio}
-        numbers = self._of_all_processes(numbers | ({CRITIC_GRADIENT: critic_norm} if critic else {}))
+        measured = {"loss": loss, GRADIENT: torch.zeros_like(loss), "ratio": ratio}
+        if not self._values_only:
+            measured[GRADIENT] = clip(policy, self._settings.optim.max_grad_norm)
+        if critic:
+            measured[CRITIC_GRADIENT] = clip(critic, self._critic.optim.max_grad_norm)
+        values = torch.stack([value.to(loss) for value in measured.values()]).tolist()
+        own = dict(zip(measured, values, strict=True))
+        numbers = self._of_all_processes(own)
         finite = all(map(math.isfinite, numbers.values()))
         if finite:
             critic_lr = learning_rate(self._critic.optim, self.updates - 1, self._total_updates)
             for group in self.optimizer.param_groups:
                 group["lr"] = critic_lr if group["part"] == "critic" else result.lr
             self.optimizer.step()
-            result.grad_norms += [] if self._values_only else [norm]
-            result.critic_norms += [critic_norm] if critic else []
+            result.grad_norms += [] if self._values_only else [own[GRADIENT]]
+            result.critic_norms += [own[CRITIC_GRADIENT]] if critic else []
             self.guard.passed()
         else:
             result.skipped += 1
@@ -382,12 +388,9 @@ def _advantages(samples: Sequence[Sample], packed: Packed) -> Tensor:
     tokens = [sample.token_advantages for sample in samples if sample.token_advantages is not None]
     if tokens:
         return _rows(tokens, packed)
-    return torch.tensor([sample.advantage for sample in samples], device=packed.mask_CT.device)
+    return to_device(torch.tensor([sample.advantage for sample in samples]), packed.mask_CT.device)
 
 
 def _rows(rows: Sequence[Tensor], packed: Packed) -> Tensor:
-    """Stack rows of different lengths into (C, T), 0 where there is no token."""
-    stacked = torch.zeros(packed.mask_CT.shape, device=packed.mask_CT.device)
-    for number, row in enumerate(rows):
-        stacked[number, : len(row)] = row
-    return stacked
+    """Rows of the C completions' lengths as (C, T), 0 where there is no token."""
+    return to_device(pad_sequence(list(rows), batch_first=True).float(), packed.mask_CT.device)

@@ -146,7 +146,7 @@ def _sampled(
 
     from rlreason.evaluation.asking import Asker, Marked
     from rlreason.policy.chat import Renderer, check_context, render_all
-    from rlreason.rollout import build_engine, sampling_of
+    from rlreason.rollout import build_engine, sampling_of, sequences_at_once
 
     disable_progress_bar()
     if config.threads is not None:
@@ -174,7 +174,8 @@ def _sampled(
         )
 
     def groups() -> Groups:
-        chunk = max(1, _FILLS * config.rollout.max_sequences // options.samples)
+        at_once = sequences_at_once(config.rollout.max_sequences, policy.device)
+        chunk = max(1, _FILLS * at_once // options.samples)
         for start in range(0, len(prompts), chunk):
             part = prompts[start : start + chunk]
             places = range(start, start + len(part))

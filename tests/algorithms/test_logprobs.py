@@ -1,4 +1,5 @@
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def plain(
 def test_value_and_gradient_equal_the_plain_ones(
     chunk: int, temperature: float, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logprobs_module, "_CPU_BLOCK_ELEMENTS", 2 * V)  # several blocks a chunk
+    monkeypatch.setattr(logprobs_module, "_BLOCK_ELEMENTS", 2 * V)  # several blocks a chunk
     hidden, weight, bias, targets = problem()
     weights = torch.arange(N, dtype=torch.float64) - 3
     expected, entropy = plain(hidden @ weight.t() + bias, targets, temperature, softcap)
@@ -202,6 +203,45 @@ def test_the_logits_of_all_tokens_are_never_held(kind: str) -> None:
         logprobs.sum().backward()
     assert hidden.grad is not None
     assert largest.elements == chunk * vocabulary
+
+
+class HeldElements(TorchDispatchMode):
+    """Counts the products over the vocabulary, and the most logits that live at a time."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.products = self.most = 0
+        self._alive: list[weakref.ref[torch.UntypedStorage]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if func in (torch.ops.aten.mm.default, torch.ops.aten.addmm.default, torch.ops.aten.addmm_.default):
+            self.products += 1
+            if result.shape[-1] == self.vocabulary:
+                self._alive.append(weakref.ref(result.untyped_storage()))
+        alive = {ref: storage for ref in self._alive if (storage := ref()) is not None}
+        self.most = max(self.most, len(alive))
+        return result
+
+
+@pytest.mark.parametrize(("tokens", "chunk", "products"), [(8, 8, 3), (8, 4, 7), (9, 4, 11), (8, 100, 3)])
+def test_the_logits_of_the_last_chunk_are_kept_and_no_others(tokens: int, chunk: int, products: int) -> None:
+    """Four products a chunk, the logits twice and two gradients, less one for the chunk that is kept."""
+    hidden, weight = torch.randn(tokens, 2, requires_grad=True), torch.randn(50, 2, requires_grad=True)
+    with HeldElements(50) as held:
+        logprobs, _ = token_logprobs(hidden, weight, torch.randint(50, (tokens,)), chunk=chunk)
+        logprobs.sum().backward()
+    assert held.products == products
+    assert held.most == 1
+
+
+def test_a_second_backward_pass_computes_the_kept_logits_anew() -> None:
+    hidden, weight, _, targets = problem()
+    logprobs, _ = token_logprobs(hidden, weight, targets, chunk=4)
+    first = torch.autograd.grad(logprobs.sum(), [hidden, weight], retain_graph=True)
+    second = torch.autograd.grad(logprobs.sum(), [hidden, weight])
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("kind", ["weight", "callable"])

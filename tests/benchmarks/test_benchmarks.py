@@ -28,7 +28,7 @@ BENCHMARKS = Path(grpo_step.__file__).parent
         (memory, ["--trl-batch", "16x4", "32x2"], "memory is measured of one"),
         (rollout, ["--sequences", "60"], "--sequences 60: no multiple of --group-size 8"),
         (rollout, ["--sides", "sglang"], "invalid choice: 'sglang'"),
-        (scaling, ["--lengths", "1"], "give 2 or more"),
+        (scaling, ["--lengths", "2"], "give 3 or more"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(
@@ -131,11 +131,11 @@ def test_limits_of_decoding_count_every_wave() -> None:
         "roofline": {"float32": 2.0, "bandwidth": 4.0},
         "prompt_tokens": [3, 5],
     }
-    found = scaling.limits(bench, (2, 3, 3), at_once=4)
-    # Two further tokens of six sequences: (2 * 14 * 12 + 24 * 12 * (4 + 1)) operations, two a second.
-    assert found["arithmetic"] == (336 + 1440) / 2
-    # Waves of four and two: weights 4 * 14 * 2 each, cache 4 * 2 * 3 * 12 * 5 in all, four bytes a second.
-    assert found["bandwidth"] == (2 * 112 + 1440) / 4
+    found = scaling.limits(bench, (2, 3, 4), at_once=4)
+    # The last two tokens of six sequences: (2 * 14 * 12 + 24 * 12 * (5 + 1)) operations, two a second.
+    assert found["arithmetic"] == (336 + 1728) / 2
+    # Waves of four and two: weights 4 * 14 * 2 each, cache 4 * 2 * 3 * 12 * 6 in all, four bytes a second.
+    assert found["bandwidth"] == (2 * 112 + 1728) / 4
 
 
 def test_a_part_is_what_is_not_in_a_part_within(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,7 +110,7 @@ def test_shapes_by_name_and_by_sizes() -> None:
 
 
 def test_values_are_read_as_json() -> None:
-    assert harness.key_value("use_liger_kernel=true") == ("use_liger_kernel", True)
+    assert harness.key_value("gradient_checkpointing=true") == ("gradient_checkpointing", True)
     assert harness.key_value("cache_implementation=static") == ("cache_implementation", "static")
     with pytest.raises(argparse.ArgumentTypeError, match="key=value"):
         harness.key_value("static")

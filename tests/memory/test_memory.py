@@ -285,11 +285,11 @@ def test_an_update_holds_those_it_learns_from() -> None:
 
 
 def test_no_row_is_shared_beyond_what_a_row_takes() -> None:
-    """A completion of 8,000 tokens is a row of its own; those that share one have 2,048 with their prompt."""
+    """A completion of 8,000 tokens is a row of its own; those that share one have 4,096 with their prompt."""
     made = config(rollout={"max_new_tokens": 8000}, model={"scratch": {"max_positions": 16384}})
     assert largest_passes(made, Prompts(100, 8100), torch.device("cuda")) == [
         Pass(False, 2, 8100, 8192),
-        Pass(True, 4, 2048, 8192),
+        Pass(True, 2, 4096, 8192),
     ]
 
 

@@ -156,7 +156,7 @@ def test_under_flash_attention_an_unknown_scale_is_found_too(monkeypatch: pytest
         assert len(notes) == 2 - chunked
 
 
-def test_a_model_that_is_another_where_positions_are_given_is_said_to_be(
+def test_a_model_that_is_another_where_positions_are_given_shares_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = tiny_model("llama")
@@ -169,7 +169,18 @@ def test_a_model_that_is_another_where_positions_are_given_is_said_to_be(
     forward, sharing, notes = probed(model)
     assert forward.chunked
     assert sharing == Sharing.NOTHING
-    assert "gives other log-probs, by" in notes[0]
+    assert notes == ["this model's attention takes no block mask: each completion repeats its prompt"]
+
+
+def test_a_model_that_looks_at_what_stands_behind_is_said_to_be_another_in_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = tiny_model("llama")
+    own = model.model.embed_tokens.forward
+    monkeypatch.setattr(model.model.embed_tokens, "forward", lambda ids: own(ids) + own(ids).mean(1, True))
+    _, sharing, notes = probed(model)
+    assert sharing == Sharing.NOTHING
+    assert "padded at the end, this model gives other log-probs, by" in notes[0]
 
 
 def test_noise_that_is_drawn_in_training_does_not_mislead_the_probe() -> None:

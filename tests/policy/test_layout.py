@@ -16,7 +16,7 @@ from rlreason.policy.packing import Completion, PassSize, Sharing, pack, plan_ro
     ("asked", "device", "expected"),
     [
         (None, "cpu", (768, 2048)),
-        (None, "cuda", (8192, 2048)),
+        (None, "cuda", (8192, 4096)),
         (300, "cpu", (300, 300)),
         (300, "cuda", (300, 300)),
         (4096, "cpu", (4096, 2048)),

@@ -8,8 +8,8 @@ from sampled import check_logprobs, flat, greedy_by_generate, native
 from tiny import FAMILIES, random_ids, tiny_model
 
 from rlreason.rollout import Request, Sampling
-from rlreason.rollout import native as native_module
 from rlreason.rollout.native import NativeEngine
+from rlreason.rollout.slots import Pace
 from rlreason.seeds import derive_seed
 
 SYSTEM = random_ids(20, seed=1)
@@ -49,12 +49,11 @@ def test_tokens_and_logprobs_are_those_of_whole_prompts(name: str, monkeypatch: 
 def test_more_completions_than_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts that are kept between two admissions, and passes of a few of them."""
     model = tiny_model("llama")
-    monkeypatch.setattr(native_module, "_PREFILL_TOKENS", 10)
     requests = [
         Request(prompt, tuple(derive_seed("test", number, k) for k in range(3)))
         for number, prompt in enumerate(PROMPTS)
     ]
-    engine = native(model, max_sequences=4)
+    engine = native(model, max_sequences=4, pace=Pace(tokens=1, block=32, prefill=10))
     seen = prefilled(engine, monkeypatch)
     groups = engine.generate(requests, Sampling(max_new_tokens=8, temperature=0.8))
     assert sum(map(len, seen)) == 1 + len(PROMPTS)  # each once, though they enter four at a time

@@ -9,8 +9,8 @@ from sampled import CROWD, check_logprobs, flat, greedy_by_generate, native, req
 from tiny import FAMILIES, plain_logprobs, random_ids, tiny_model, with_lora
 
 from rlreason.rollout import Request, Sampling
-from rlreason.rollout import native as native_module
 from rlreason.rollout.families import unsupported
+from rlreason.rollout.slots import Pace
 from rlreason.seeds import derive_seed
 
 # Prompts of different lengths in one batch, one of a single token.
@@ -164,8 +164,8 @@ def test_gradients_of_the_policy_survive_sampling() -> None:
 
 def test_prompts_that_have_entered_are_not_held_beside_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of six prompts of 5 tokens, two are computed at a time, and gone before the next two are."""
-    monkeypatch.setattr(native_module, "_PREFILL_TOKENS", 10)
-    engine = native(tiny_model("llama"), max_sequences=6, eos_ids=())
+    pace = Pace(tokens=1, block=32, prefill=10)
+    engine = native(tiny_model("llama"), max_sequences=6, eos_ids=(), pace=pace)
     stacks: list[int] = []
     alive = []
     prefill = engine.decoder.prefill

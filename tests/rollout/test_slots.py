@@ -90,6 +90,20 @@ def test_steps_are_recorded_once_for_each_part_of_the_slots() -> None:
     assert recorded == [(12, False), (6, True)]
 
 
+def test_waves_of_completions_find_the_cache_as_large_as_the_last_left_it() -> None:
+    """Four waves of two, 3 + 40 positions in blocks of 8: the cache doubles from 8, and holds 43 at most."""
+    sizes = []
+
+    def record(work: Any, device: torch.device, beside: Any) -> Replayed:
+        sizes.append(work.func.__self__._cache.positions)
+        return Replayed(work, device, beside)
+
+    pace = Pace(tokens=4, block=8, record=record)
+    engine = native(tiny_model("llama"), max_sequences=2, eos_ids=(), pace=pace)
+    engine.generate(requests([(3, 8)]), Sampling(40))
+    assert sizes == [8, 24, 48]  # a sixteenth more than 16 in whole blocks, and 43 in whole blocks
+
+
 def test_where_a_step_cannot_be_recorded_sampling_goes_on_and_says_so() -> None:
     def fail(work: Any, device: torch.device, beside: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
@@ -150,6 +164,7 @@ def test_between_two_looks_nothing_is_asked_of_the_device() -> None:
     slots = Slots(
         engine.decoder,
         capacity=4,
+        longest=19,
         sampling=Sampling(16, temperature=0.7, top_p=0.9, top_k=20, min_p=0.01),
         eos_ids=[EOS, 7],
         device=torch.device("meta"),

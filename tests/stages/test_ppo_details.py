@@ -31,14 +31,13 @@ def test_policy_and_critic_have_a_rate_and_a_norm_each() -> None:
         _critic=SimpleNamespace(optim=CriticOptimConfig(lr=0.01, max_grad_norm=0.5)),
         _accelerator=SimpleNamespace(clip_grad_norm_=nn.utils.clip_grad_norm_),
         _values_only=False,
-        _ratio=0.0,
         _of_all_processes=lambda numbers: numbers,
         guard=SimpleNamespace(passed=lambda: None),
         _total_updates=10,
         updates=1,
     )
     result = UpdateResult(lr=0.1)
-    assert Updater._step_or_skip(updater, 1.0, result) is None
+    assert Updater._step_or_skip(updater, torch.tensor(1.0), torch.tensor(0.0), result) is None
     assert policy.tolist() == pytest.approx([-0.06, -0.08], abs=1e-6)
     assert critic.tolist() == pytest.approx([0.0, -0.005], abs=1e-6)
     assert (result.grad_norms, result.critic_norms) == ([5.0], [3.0])
