@@ -49,6 +49,8 @@ def _lowest(ascending: Sequence[float], keep: int) -> int:
     """How many of the `keep` should be the lowest, the others being the highest."""
     middle = math.fsum(ascending) / len(ascending)
     centred = [value - middle for value in ascending]  # sums of squares then cancel no leading digits
+    scale = max(map(abs, centred)) or 1.0  # nor overflow
+    centred = [value / scale for value in centred]
     variances = []
     for low in range(keep + 1):
         chosen = centred[:low] + centred[len(centred) - (keep - low) :]

@@ -68,7 +68,7 @@ class OnlineConfig(Section):
     )
     share_prompt: bool = Field(
         default=True,
-        description="compute once what completions, and prompts of a pass, begin with; changes no result",
+        description="compute once what completions, and prompts of a row, begin with; changes no result",
     )
     stop_after_uninformative: int = Field(
         default=20, ge=0, description="stop after this many steps in a row without any signal; 0 = never"

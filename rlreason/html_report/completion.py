@@ -4,9 +4,9 @@ Whatever the policy wrote is made harmless here: terminal escape codes and what 
 around become visible characters. That it is never read as HTML is the page's business (embed.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from rewards import parse
 from rewards.spec import SPECS, TagSpec
@@ -105,6 +105,20 @@ def spec_of(config: Mapping[str, Any]) -> TagSpec:
     return SPECS.get(str(name), SPECS["think_answer"])
 
 
+class Member(NamedTuple):
+    """A completion's line, and its place among all of its group in the file, from 0 on."""
+
+    place: int
+    record: Mapping[str, Any]
+
+
+class Group(NamedTuple):
+    """How many completions a group has, and those of them that are shown, one at least."""
+
+    size: int
+    members: list[Member]
+
+
 class Packed:
     """The chosen completions of a run, packed for the page. A reason is stored once, however often given."""
 
@@ -114,17 +128,18 @@ class Packed:
         self._reasons: dict[str, int] = {}
         self._groups: list[list[Any]] = []
 
-    def add(self, step: int, group: int, records: Sequence[Mapping[str, Any]]) -> None:
-        """Take a group: its question and gold answer once, then each completion."""
-        first = records[0]
+    def add(self, step: int, number: int, group: Group) -> None:
+        """Take a group: its question and gold answer once, then each completion that is shown."""
+        first = group.members[0].record
         self._groups.append(
             [
                 step,
-                group,
+                number,
                 _short(first.get("question"), LONGEST_QUESTION),
                 _short(first.get("answer"), LONGEST_ANSWER),
-                [self._completion(record) for record in records],
+                [[*self._completion(member.record), member.place] for member in group.members],
                 rounded(first.get("greedy_reward"), 4),
+                group.size,
             ]
         )
 

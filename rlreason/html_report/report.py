@@ -122,8 +122,8 @@ def _differences(configs: Sequence[Mapping[str, str]]) -> list[tuple[str, list[s
 
 def _packed(root: Path, sampled: Sampled) -> dict[str, Any]:
     columns = Packed(spec_of(read_config(root)))
-    for (step, group), records in sampled.groups.items():
-        columns.add(step, group, records)
+    for (step, number), group in sampled.groups.items():
+        columns.add(step, number, group)
     return columns.record()
 
 

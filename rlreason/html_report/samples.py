@@ -1,7 +1,8 @@
 """Which completions of a run go into the page. `samples.jsonl` is read line by line, never as a whole.
 
 The file is read twice through one open handle: first to learn where each group is and how much room it takes,
-then to fetch the groups that were chosen. Of a line its place and size are kept in between.
+then to fetch the groups that were chosen. Of a line its place and size are kept in between, and whether it
+was learned from.
 """
 
 import json
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rlreason.errors import UserError
-from rlreason.html_report.completion import room_for
+from rlreason.html_report.completion import Group, Member, room_for
 
 LARGEST_GROUP = 32
 """Completions of a group that are shown, at most."""
@@ -45,9 +46,9 @@ class _Place:
 
 @dataclass
 class Sampled:
-    """What was chosen: records by group, in order, and the counts with which the rule is told."""
+    """What was chosen: groups in order, and the counts with which the rule is told."""
 
-    groups: dict[GroupKey, list[dict[str, Any]]]
+    groups: dict[GroupKey, Group]
     completions: int = 0  # in the file
     steps: int = 0
     all_groups: int = 0
@@ -56,7 +57,7 @@ class Sampled:
 
     @property
     def kept(self) -> int:
-        return sum(len(group) for group in self.groups.values())
+        return sum(len(group.members) for group in self.groups.values())
 
 
 def sample(path: Path, *, room: int) -> Sampled:
@@ -73,13 +74,13 @@ def sample(path: Path, *, room: int) -> Sampled:
         with path.open("rb") as file:
             places, unreadable = _index(file)
             chosen, per_step = choose({key: place.room for key, place in places.items()}, room=room)
-            groups = {key: list(_fetch(file, places[key])) for key in chosen}
+            groups = {key: Group(len(places[key].offsets), list(_fetch(file, places[key]))) for key in chosen}
     except FileNotFoundError:
         return Sampled({})
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; make it readable") from error
     return Sampled(
-        {key: group for key, group in groups.items() if group},
+        {key: group for key, group in groups.items() if group.members},
         completions=sum(len(place.offsets) for place in places.values()),
         steps=len({step for step, _ in places}),
         all_groups=len(places),
@@ -159,12 +160,12 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes, bool]]:
         offset += size
 
 
-def _fetch(file: BinaryIO, place: _Place) -> Iterator[dict[str, Any]]:
+def _fetch(file: BinaryIO, place: _Place) -> Iterator[Member]:
     for member in place.shown:
         file.seek(place.offsets[member])
         record = _parse(file.readline(LONGEST_LINE))
         if record is not None:  # the file may have been cut since, by a run that goes on
-            yield record
+            yield Member(member, record)
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from rlreason.config.checks import LEARNED
 from rlreason.errors import UserError
 from rlreason.memory.shape import ModelShape, scalar_parameters
 from rlreason.policy.blocks import affordable, pays
-from rlreason.policy.packing import LEAST_BEGINNING, PassSize
+from rlreason.policy.packing import LEAST_BEGINNING, PassSize, alike, common_beginning
 from rlreason.policy.precision import resolve_precision
 from rlreason.rollout.kernels import room
 from rlreason.rollout.slots import pace_of, sequences_at_once
@@ -56,7 +56,7 @@ class Estimate:
 class Prompts:
     """Tokens of the longest prompt, and of the longest row of examples that a trainer's batch holds.
 
-    `common` is how many all prompts begin with, 0 where that is not known.
+    `common` is how many those begin with alike of which there are most, 0 where that is not known.
     """
 
     longest: int
@@ -64,14 +64,20 @@ class Prompts:
     common: int = 0
 
     @classmethod
-    def rendered(cls, config: RunConfig, longest: int, common: int = 0) -> "Prompts":
-        """Where the longest prompt has that many tokens, and rows end where the limits do."""
+    def rendered(
+        cls, config: RunConfig, train: Sequence[Sequence[int]], held_out: Sequence[Sequence[int]]
+    ) -> "Prompts":
+        """The prompts that are learned from and those that are only asked, as tokens."""
+        longest = max(map(len, [*train, *held_out]), default=config.prompt.max_tokens)
+        most = max(alike(train), key=len, default=[])
+        common = common_beginning([train[number] for number in most]) if most else 0
         return cls(longest, longest + config.rollout.max_new_tokens, common)
 
     @classmethod
     def of_config(cls, config: RunConfig) -> "Prompts":
         """Upper bounds, before anything is rendered."""
-        return cls.rendered(config, config.prompt.max_tokens)
+        longest = config.prompt.max_tokens
+        return cls(longest, longest + config.rollout.max_new_tokens)
 
 
 def estimate_run(
@@ -149,8 +155,8 @@ def estimate_online(
 class Pass(NamedTuple):
     """A forward and backward pass: whether completions share rows, rows, their width, tokens in all.
 
-    `groups` is the number of those that are joined behind what all prompts begin with, and `completions` that
-    of their completions; 0 where each row is of one group.
+    `groups` is the number of those that are joined behind what their prompts begin with, and `completions`
+    that of their completions; 0 where each row is of one group.
     """
 
     shared: bool
@@ -187,7 +193,7 @@ def largest_passes(config: RunConfig, prompts: Prompts, device: torch.device) ->
 
 
 def _joined_passes(config: RunConfig, prompts: Prompts, size: PassSize) -> list[Pass]:
-    """Rows of several groups behind what all prompts begin with, for completions of several lengths.
+    """Rows of several groups behind what their prompts begin with, for completions of several lengths.
 
     Of shorter ones more groups are joined, each of which has its prompt laid out once more.
     """
@@ -199,10 +205,19 @@ def _joined_passes(config: RunConfig, prompts: Prompts, size: PassSize) -> list[
         in_a_row = min(online.learned_size, max(1, (size.row - prompts.longest) // length))
         own = prompts.longest - prompts.common + length * in_a_row
         in_step = -(-online.learned_size // in_a_row) * online.prompts_per_step // online.minibatches
-        groups = min((size.tokens - prompts.common) // own, in_step)
-        width, count = prompts.common + groups * own, groups * in_a_row
-        if groups > 1 and affordable(count, prompts.longest, length, width):
-            found.append(Pass(True, 1, width, width, groups, count))
+        most = min((size.tokens - prompts.common) // own, in_step)
+
+        def fits(groups: int, tokens: int, in_a_row: int = in_a_row, length: int = length) -> bool:
+            return affordable(groups * in_a_row, prompts.longest, length, min(size.tokens, tokens))
+
+        # As `packing` joins them: blocks copy as much as those of rows of one group each may.
+        groups = next((n for n in range(most, 1, -1) if fits(n, n * (prompts.common + own))), 0)
+        if groups:
+            width = prompts.common + groups * own
+            many = range(min(size.tokens // width, in_step // groups), 1, -1)
+            rows = next((n for n in many if fits(n * groups, size.tokens)), 1)
+            of_all = rows * groups
+            found.append(Pass(True, rows, width, rows * width, of_all, of_all * in_a_row))
         length //= 2
     return found
 
@@ -244,7 +259,8 @@ def shared_bytes(
     limit, repeated = config.rollout.max_new_tokens, shape.heads // shape.kv_heads
     if one.groups:
         prompt_count, count = one.groups, one.completions
-        limit = (one.width - prompts.common - one.groups * (prompts.longest - prompts.common)) // count
+        of_prompts = one.rows * prompts.common + one.groups * (prompts.longest - prompts.common)
+        limit = (one.tokens - of_prompts) // count
     else:
         several = max(2, (one.width - prompts.longest) // limit)
         limit = min(limit, -(-(one.width - prompts.longest) // several))
@@ -254,10 +270,9 @@ def shared_bytes(
             return shape.layers * one.rows * one.width * one.width * dtype.itemsize
     length, queries = prompts.longest + limit, shape.heads * shape.head_dim
     keys = 2 * shape.kv_heads * shape.head_dim * count * length
-    of_prompts = 4 * queries * prompt_count * prompts.longest
-    of_completions = 2 * queries * count * limit
+    laid_out = queries * (4 * prompt_count * prompts.longest + 2 * count * limit)
     # Queries, repeated keys and values, and results of the rows' own tokens are counted already.
-    more = queries * one.tokens + max(0, of_prompts + of_completions + keys - 4 * queries * one.tokens)
+    more = queries * one.tokens + max(0, laid_out + keys - 4 * queries * one.tokens)
     layers = 1 if config.model.gradient_checkpointing else shape.layers
     return dtype.itemsize * (layers * more + count * repeated * limit * length)
 

@@ -58,12 +58,16 @@ class Critic(nn.Module):
 
 
 class ActorCritic(nn.Module):
-    """Policy and critic in one module, so that one wrapper of accelerate exchanges the gradients of both."""
+    """Policy and critic in one module, so that one wrapper of accelerate exchanges the gradients of both.
+
+    `sharing` is what both may compute once for several completions, the policy's until `probe_values`.
+    """
 
     def __init__(self, actor: CompletionLogprobs, critic: Critic, policy: Policy) -> None:
         super().__init__()
         self.actor = actor
         self.critic = critic
+        self.sharing = actor.sharing
         self._autocast = policy.autocast
 
     def forward(self, packed: Packed, temperature: float) -> tuple[Tensor, Tensor, Tensor]:

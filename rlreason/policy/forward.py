@@ -35,7 +35,7 @@ class CompletionLogprobs(nn.Module):
         super().__init__()
         self.model = policy.model
         self.chunked = True
-        self.sharing = Sharing.BEGINNING
+        self.sharing = Sharing.NOTHING  # until `probe_forward`
         self._autocast = policy.autocast
 
     @property

@@ -27,7 +27,7 @@ class Sharing(IntEnum):
     PROMPT = 1
     """a prompt, for its completions"""
     BEGINNING = 2
-    """what prompts begin with, for those of a pass; needs attention in blocks"""
+    """what prompts begin with, for those of a row; needs attention in blocks"""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class PassSize(NamedTuple):
 
 
 def common_beginning(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens all rows, of which there is one, begin with."""
+    """How many tokens all rows begin with. There is at least one."""
     # What the first and the last of them in alphabetical order have in common, all have.
     first, last = min(map(list, rows)), max(map(list, rows))
     pairs = enumerate(zip(first, last, strict=False))
@@ -193,7 +193,7 @@ def _batched(sequences: Sequence[Completion], rows: Sequence[Row], size: PassSiz
         last = batches[-1] if batches else []
         fits = bool(last) and (len(last) + 1) * widths[id(last[0])] <= size.tokens
         joined = any(one.common for one in [*last, row])
-        if fits and (not joined or _in_blocks(sequences, [*last, row])):
+        if fits and (not joined or _affordable(sequences, [*last, row], size)):
             last.append(row)
         else:
             batches.append([row])
@@ -224,46 +224,64 @@ def computed_tokens(sequences: Sequence[Completion], *, share: Sharing, size: Pa
     return sum(_tokens(sequences, rows) for rows in passes)
 
 
+def alike(prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """The numbers of the prompts, those together that begin with the same `LEAST_BEGINNING` tokens."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    for number, prompt in enumerate(prompts):
+        found.setdefault(tuple(prompt[:LEAST_BEGINNING]), []).append(number)
+    return list(found.values())
+
+
 def _join(sequences: Sequence[Completion], rows: Sequence[Row], size: PassSize) -> list[Row]:
-    """Rows of several groups behind what all prompts begin with, and those that fit in none.
+    """Rows of several groups behind what their prompts begin with, and those that fit in none."""
+    groups = [row.groups[0] for row in rows]
+    prompts = [sequences[group[0]].prompt_ids for group in groups]
+    joined: list[Row] = []
+    for numbers in alike(prompts):
+        common = common_beginning([prompts[number] for number in numbers])
+        joined += _join_alike(sequences, [groups[number] for number in numbers], common, size)
+    return joined
+
+
+def _join_alike(
+    sequences: Sequence[Completion], groups: Sequence[list[int]], common: int, size: PassSize
+) -> list[Row]:
+    """The same for groups whose prompts begin with so many tokens alike.
 
     A row grows until it is full, or until what blocks of it would copy is no longer affordable.
     """
-    groups = sorted((row.groups[0] for row in rows), key=lambda group: -_length(sequences, group))
-    common = common_beginning([sequences[group[0]].prompt_ids for group in groups])
     if common < LEAST_BEGINNING:
-        return list(rows)
+        return [Row(0, [group]) for group in groups]
     joined: list[Row] = []
     width = count = prompt = longest = 0  # of the last row: its width, completions, and longest of either
-    for group in groups:
+    for group in sorted(groups, key=lambda group: -_length(sequences, group)):
         own = _length(sequences, group) - common
-        many = count + len(group)
-        prompts = max(prompt, len(sequences[group[0]].prompt_ids))
-        longer = max(longest, *(len(sequences[index].completion_ids) for index in group))
+        prompts = len(sequences[group[0]].prompt_ids)
+        longer = max(len(sequences[index].completion_ids) for index in group)
+        grown = count + len(group), max(prompt, prompts), max(longest, longer)
+        # In rows of one group each, whose blocks may copy so many times as many as they hold.
+        apart = width + own + common * len(joined[-1].groups) if joined else 0
         fits = bool(joined) and width + own <= size.tokens
-        if fits and affordable(many, prompts, longer, width + own):
+        if fits and affordable(*grown, min(size.tokens, apart)):
             joined[-1].groups.append(group)
-            width, count, prompt, longest = width + own, many, prompts, longer
+            width, (count, prompt, longest) = width + own, grown
         else:
             joined.append(Row(common, [group]))
-            width, count = common + own, len(group)
-            prompt = len(sequences[group[0]].prompt_ids)
-            longest = max(len(sequences[index].completion_ids) for index in group)
+            width, count, prompt, longest = common + own, len(group), prompts, longer
     return [row if len(row.groups) > 1 else Row(0, row.groups) for row in joined]
 
 
-def _in_blocks(sequences: Sequence[Completion], rows: Sequence[Row]) -> bool:
-    """Whether these rows are better laid out in blocks than under a mask.
-
-    One of several groups would be too long for a mask, so it only has to be affordable.
-    """
+def _lengths(sequences: Sequence[Completion], rows: Sequence[Row]) -> tuple[list[int], list[int]]:
+    """Tokens of each prompt and of each completion, as blocks hold them."""
     groups = [group for row in rows for group in row.groups]
-    width = max(row.width(sequences) for row in rows)
     prompts = [len(sequences[group[0]].prompt_ids) for group in groups]
-    completions = [len(sequences[index].completion_ids) for group in groups for index in group]
-    if len(groups) > len(rows):
-        return affordable(len(completions), max(prompts), max(completions), len(rows) * width)
-    return pays(prompts, completions, rows=len(rows), width=width)
+    return prompts, [len(sequences[index].completion_ids) for group in groups for index in group]
+
+
+def _affordable(sequences: Sequence[Completion], rows: Sequence[Row], size: PassSize) -> bool:
+    """Whether blocks of these rows copy no more than those of a full pass may."""
+    prompts, completions = _lengths(sequences, rows)
+    return affordable(len(completions), max(prompts), max(completions), size.tokens)
 
 
 class _Canvas:
@@ -326,7 +344,9 @@ def _pack_rows(sequences: Sequence[Completion], rows: Sequence[Row], pad_id: int
                 groups_C.append(len(prompts) - 1)
     shared = any(row.common or len(row.groups[0]) > 1 for row in rows)
     blocks = None
-    if shared and _in_blocks(sequences, rows):
+    lengths = _lengths(sequences, rows)
+    joined = any(row.common for row in rows)  # which would be too long for a mask
+    if shared and (joined or pays(*lengths, rows=len(rows), width=canvas.width)):
         blocks = lay_out(prompts, completions, groups_C, rows=len(rows), width=canvas.width)
     return Packed(
         ids_NW=canvas.ids,

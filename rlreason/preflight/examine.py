@@ -15,7 +15,7 @@ from rlreason.memory import Estimate, Machine, Prompts, estimate_run, machine, s
 from rlreason.policy.chat import RenderedPrompt, Renderer, render_all
 from rlreason.policy.examples import shares, tokens_computed
 from rlreason.policy.model import Policy
-from rlreason.policy.packing import Completion, common_beginning
+from rlreason.policy.packing import Completion
 from rlreason.policy.tokens import Token, beginnings, online_mask, tokens
 from rlreason.preflight.forecast import Lengths, Stage, forecast
 from rlreason.preflight.trial import Trial, try_out
@@ -181,8 +181,8 @@ def _found(
     lengths = sorted(len(prompt.ids) for prompt in rendered)
     size = machine(policy.device)
     workers = workers_of(context.scorer.isolated())
-    common = common_beginning([prompt.ids for prompt in rendered]) if rendered else 0
-    prompts = Prompts.rendered(config, lengths[-1] if lengths else config.prompt.max_tokens, common)
+    asked, _ = render_all(renderer, data.held_out, max_tokens=config.prompt.max_tokens)
+    prompts = Prompts.rendered(config, [one.ids for one in rendered], [one.ids for one in asked])
     estimate = estimate_run(config, shape_of(policy.model), prompts, policy.device, workers=workers)
     tokenizer: Any = policy.tokenizer
     begins = beginnings(tokenizer, rendered[0].ids) if rendered else None

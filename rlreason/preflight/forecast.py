@@ -25,7 +25,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens: of a prompt, a sampled completion and a row of `sft` on the mean; of a pass over a step in all.
+    """Tokens: of a prompt, a sampled completion, a row of `sft` on the mean; of an epoch over a step in all.
 
     Of the last two those that are computed: what rows begin with may count once.
     """

@@ -11,7 +11,6 @@ from rlreason.policy.chat import RenderedPrompt, Renderer, check_context, render
 from rlreason.policy.checkpoint import load_training_state, save_training_state
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy
-from rlreason.policy.packing import Sharing
 from rlreason.report.terminal import Plan
 from rlreason.rollout import Engine, build_engine, sampling_of
 from rlreason.runs.manifest import other_versions
@@ -86,7 +85,7 @@ def assemble(
     train, held_out = _render(context, policy, renderer)
     forward = CompletionLogprobs(policy)
     notes = probe_forward(policy, forward)
-    critic, critic_sharing = load_stage_critic(context, policy, forward)
+    critic = load_stage_critic(context, policy, forward)
     sampling = sampling_of(config.rollout)
     judges = {"the reference": reference and reference.model, "the critic": critic and critic.critic.trunk}
     for name, model in judges.items():
@@ -107,9 +106,6 @@ def assemble(
             reference,
             context.accelerator.prepare(forward if critic is None else critic),
             context.accelerator,
-            sharing=min(
-                forward.sharing, critic_sharing, reference.sharing if reference else Sharing.BEGINNING
-            ),
             guard=FiniteGuard(context.run, config.online_stage, context.view.note),
         ),
         evaluator=Evaluator(config, context.scorer, renderer, held_out),

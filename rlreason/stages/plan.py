@@ -7,7 +7,6 @@ from rlreason.config import RunConfig
 from rlreason.memory import Prompts, estimate_online, machine, shape_of, summary_text
 from rlreason.policy.chat import RenderedPrompt
 from rlreason.policy.model import Policy
-from rlreason.policy.packing import common_beginning
 from rlreason.policy.tokens import in_short
 from rlreason.report.terminal import Plan
 
@@ -55,8 +54,7 @@ def online_plan(
     if isolated:
         budgets = ", ".join(f"{name} (at most {seconds:g} s)" for name, seconds in isolated.items())
         rows.append(("workers", f"in processes of their own: {budgets}"))
-    longest = max(len(prompt.ids) for prompt in [*train, *held_out])
-    prompts = Prompts.rendered(config, longest, common_beginning([prompt.ids for prompt in train]))
+    prompts = Prompts.rendered(config, [one.ids for one in train], [one.ids for one in held_out])
     estimate = estimate_online(
         config, shape_of(policy.model), prompts, policy.device, workers=workers_of(isolated)
     )
@@ -120,7 +118,8 @@ def advantage_formula(config: RunConfig) -> str:
     }[grpo.baseline]
     if grpo.kl.coef and grpo.kl.where == "tokens":
         baseline += ", the KL of a token counted from it on"
-    scale = {"none": "", "group": f", / (std of {group} + 1e-4)", "batch": ", / (std of the batch + 1e-4)"}
+    batch = "the batch" if grpo.down_sample is None else "all chosen"
+    scale = {"none": "", "group": f", / (std of {group} + 1e-4)", "batch": f", / (std of {batch} + 1e-4)"}
     return f"reward - {baseline}{scale[grpo.advantage_scale]}"
 
 

@@ -11,7 +11,6 @@ from rlreason.policy.chat import Renderer
 from rlreason.policy.critic import ActorCritic, critic_from, load_critic, probe_values, shared_critic
 from rlreason.policy.forward import CompletionLogprobs, probe_forward
 from rlreason.policy.model import Policy, load_policy
-from rlreason.policy.packing import Sharing
 from rlreason.rollout.families import unsupported
 from rlreason.scoring import LEARNED
 from rlreason.seeds import derive_seed
@@ -104,17 +103,15 @@ def load_reference(context: RunContext, policy: Policy) -> CompletionLogprobs | 
     return reference
 
 
-def load_stage_critic(
-    context: RunContext, policy: Policy, forward: CompletionLogprobs
-) -> tuple[ActorCritic | None, Sharing]:
-    """Policy and critic of stage `ppo` in one module, None in `grpo`; and what the critic lets be shared.
+def load_stage_critic(context: RunContext, policy: Policy, forward: CompletionLogprobs) -> ActorCritic | None:
+    """Policy and critic of stage `ppo` in one module, None in `grpo`. Of the two it shares what both allow.
 
     A critic of its own starts from the reward model of the run, if it has one, else from the model before the
     stage, or from what `ppo.critic.start` names.
     """
     config = context.config
     if config.online_stage != "ppo":
-        return None, Sharing.BEGINNING
+        return None
     settings = config.ppo.critic
     path = settings.start if settings.start != "auto" else context.reward_model or context.start
     if settings.kind == "shared":
@@ -126,4 +123,5 @@ def load_stage_critic(
         scale = paid.weight if paid is not None and paid.weight else 1.0
         critic = load_critic(config.model, path or config.model.path, policy, scale=scale)
     joined = ActorCritic(forward, critic, policy)
-    return joined, probe_values(joined, policy)
+    joined.sharing = min(forward.sharing, probe_values(joined, policy))
+    return joined

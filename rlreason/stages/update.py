@@ -51,7 +51,8 @@ class Updater:
 
     `updates` counts the optimizer steps so far. Every process of a distributed run calls it with the same
     samples and computes its share of the micro-batches. `forward` is the policy's, or that of policy and
-    critic in one; the critic's own parameters then have an optimizer part of their own.
+    critic in one; the critic's own parameters then have an optimizer part of their own. `sharing` is what
+    all models that read the samples allow to be computed once.
     """
 
     def __init__(
@@ -62,7 +63,6 @@ class Updater:
         forward: Any,
         accelerator: Any,
         *,
-        sharing: Sharing,
         guard: FiniteGuard,
     ) -> None:
         self.guard = guard
@@ -79,7 +79,10 @@ class Updater:
         self._unwrapped = accelerator.unwrap_model(forward)
         self._accelerator = accelerator
         self._pass_size = PassSize.suited(config.online.micro_batch_tokens, policy.device)
-        self._share = sharing if config.online.share_prompt else Sharing.NOTHING
+        models = [self._unwrapped] if reference is None else [self._unwrapped, reference]
+        self.sharing: Sharing = min(one.sharing for one in models)
+        if not config.online.share_prompt:
+            self.sharing = Sharing.NOTHING
         self.critic_parameters: dict[str, torch.nn.Parameter] = {}
         parts: dict[str, Any] = {"policy": (policy.trainable(), config.online.optim)}
         if isinstance(self._unwrapped, ActorCritic):
@@ -316,14 +319,14 @@ class Updater:
 
     def _pack(self, samples: Sequence[Sample]) -> list[Packed]:
         sequences = [sample.sequence for sample in samples]
-        return pack(sequences, share=self._share, size=self._pass_size, pad_id=self._policy.pad_id)
+        return pack(sequences, share=self.sharing, size=self._pass_size, pad_id=self._policy.pad_id)
 
     def tokens(self, sequences: Sequence[Completion]) -> int:
-        """How many tokens a pass over these computes, mini-batch by mini-batch, padding included."""
+        """How many tokens an epoch over these computes, mini-batch by mini-batch, padding included."""
         order = {group: place for place, group in enumerate(dict.fromkeys(one.group for one in sequences))}
         parts = self._settings.minibatches
         dealt = [[one for one in sequences if order[one.group] % parts == number] for number in range(parts)]
-        return sum(computed_tokens(part, share=self._share, size=self._pass_size) for part in dealt)
+        return sum(computed_tokens(part, share=self.sharing, size=self._pass_size) for part in dealt)
 
     def logprobs(self, samples: Sequence[Sample]) -> dict[int, Tensor]:
         """Log-probs of each sample's tokens under the policy as it is, (T,), by `id(sample)`."""

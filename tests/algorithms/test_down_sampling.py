@@ -48,6 +48,7 @@ def test_a_group_that_teaches_something_still_does(rows: list[tuple[float, int]]
         ([1, 0, 0, 1, 1], 3, [1, 3, 4]),  # 2 of 3 and 1 of 3 vary alike: the odd one is high
         ([0.1, 0.1, 0.0, 1.1, 0.1], 3, [2, 3, 4]),  # of the wrong ones that without the form first
         ([3, 1, 2], 2, [0, 1]),
+        ([1e300, 0, -1e300], 2, [0, 2]),  # squares that would overflow
         ([5, 5, 5, 5], 2, [0, 3]),  # nothing to choose by: of equal rewards by their places
     ],
 )

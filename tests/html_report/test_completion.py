@@ -5,7 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewards.spec import SPECS, TagSpec
-from rlreason.html_report.completion import LONGEST_REASON, LONGEST_TEXT, Packed, pieces, room_for
+from rlreason.html_report.completion import (
+    LONGEST_REASON,
+    LONGEST_TEXT,
+    Group,
+    Member,
+    Packed,
+    pieces,
+    room_for,
+)
 from rlreason.html_report.embed import embedded
 
 USUAL = SPECS["think_answer"]
@@ -101,25 +109,27 @@ def test_a_group_is_packed_with_its_question_once_and_reasons_once() -> None:
         "finish_reason": "stop",
         "scores": {"accuracy": score, "form": {"value": None, "reason": "", "failed": True}},
     }
-    packed.add(7, 2, [record, record])
+    packed.add(7, 2, Group(40, [Member(4, record), Member(39, record)]))
     out = packed.record()
     assert out["rewards"] == ["accuracy", "form"]
     assert out["reasons"] == ["r" * LONGEST_REASON + " […]", ""]
     one = [1, 0.1235, 5, "stop", ["rest", "x"], [[0, 1, 0, 0], [1, None, 1, 1]]]
-    assert out["groups"] == [[7, 2, "<b>?", "3", [one, one], None]]
+    assert out["groups"] == [[7, 2, "<b>?", "3", [[*one, 4], [*one, 39]], None, 40]]
 
 
 def test_a_record_with_nothing_but_a_text_is_fine() -> None:
     packed = Packed(USUAL)
-    packed.add(1, 0, [{"text": "x", "scores": {"a": "nonsense"}, "reward": "much", "tokens": None}])
-    assert packed.record()["groups"] == [[1, 0, "", "", [[None, None, None, "", ["rest", "x"], []]], None]]
+    bare = {"text": "x", "scores": {"a": "nonsense"}, "reward": "much", "tokens": None}
+    packed.add(1, 0, Group(1, [Member(0, bare)]))
+    expected = [None, None, None, "", ["rest", "x"], [], 0]
+    assert packed.record()["groups"] == [[1, 0, "", "", [expected], None, 1]]
 
 
 def test_the_room_is_what_the_completion_takes() -> None:
     text = '<think>\n"é" & so on\n</think>\n<answer>\\frac{1}{2}</answer>' * 20
     record = {"text": text, "question": "<b>?", "answer": "3", "reward": 1.0, "advantage": 0.5, "tokens": 300}
     packed = Packed(USUAL)
-    packed.add(1, 0, [record])
+    packed.add(1, 0, Group(1, [Member(0, record)]))
     taken = len(embedded(packed.record()["groups"]).encode())
     assert taken <= room_for(record, first=True) <= 1.2 * taken
 
@@ -130,7 +140,7 @@ def test_the_room_is_that_of_the_signs_that_stand_for_what_was_written(character
     score = {"value": 1.0, "reason": character * 1_000}
     record = {"text": text, "question": text, "answer": text, "reward": 1.0, "scores": {"form": score}}
     packed = Packed(USUAL)
-    packed.add(1, 0, [record])
+    packed.add(1, 0, Group(1, [Member(0, record)]))
     taken = len(embedded(packed.record()["groups"]).encode())
     taken += len(embedded(packed.record()["reasons"][0]).encode())
     assert taken <= room_for(record, first=True) <= 1.2 * taken

@@ -27,7 +27,8 @@ def test_all_are_kept_where_they_fit(tmp_path: Path) -> None:
         tmp_path / "s", [record(step, g, f"{step}.{g}.{i}") for step in (1, 2) for g in (0, 1) for i in "ab"]
     )
     found = sample(path, room=100_000)
-    assert [(key, [one["text"] for one in group]) for key, group in found.groups.items()] == [
+    texts = [(key, [one.record["text"] for one in group.members]) for key, group in found.groups.items()]
+    assert texts == [
         ((1, 0), ["1.0.a", "1.0.b"]),
         ((1, 1), ["1.1.a", "1.1.b"]),
         ((2, 0), ["2.0.a", "2.0.b"]),
@@ -80,7 +81,9 @@ def test_spread_takes_that_many(steps: list[int], count: int) -> None:
 def test_a_large_group_gives_its_first_ones(tmp_path: Path) -> None:
     path = written(tmp_path / "s", [record(1, 0, str(place)) for place in range(LARGEST_GROUP + 5)])
     found = sample(path, room=1_000_000)
-    assert [one["text"] for one in found.groups[1, 0]] == [str(place) for place in range(LARGEST_GROUP)]
+    assert [one.record["text"] for one in found.groups[1, 0].members] == [
+        str(place) for place in range(LARGEST_GROUP)
+    ]
     assert found.completions == LARGEST_GROUP + 5
 
 
@@ -92,8 +95,11 @@ def test_a_large_group_gives_those_that_were_learned_from_first(tmp_path: Path) 
         [record(1, 0, str(one), advantage=0.5 if one in learned else None) for one in range(count)],
     )
     found = sample(path, room=1_000_000)
-    shown = [int(one["text"]) for one in found.groups[1, 0]]
+    group = found.groups[1, 0]
+    shown = [int(one.record["text"]) for one in group.members]
     assert shown == [*range(LARGEST_GROUP - 2), count - 2, count - 1]
+    assert [one.place for one in group.members] == shown  # each is numbered as in the file
+    assert group.size == count
 
 
 def test_lines_that_are_no_completion_are_counted_and_a_torn_end_is_none(tmp_path: Path) -> None:
@@ -116,7 +122,7 @@ def test_a_line_that_is_too_long_is_left_out(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(module, "LONGEST_LINE", 300)
     path = written(tmp_path / "s", [record(1, 0, "a"), record(1, 0, "b" * 1000), record(1, 0, "c")])
     found = sample(path, room=1_000_000)
-    assert [one["text"] for one in found.groups[1, 0]] == ["a", "c"]
+    assert [one.record["text"] for one in found.groups[1, 0].members] == ["a", "c"]
     assert found.unreadable == 1
 
 

@@ -276,6 +276,26 @@ def test_passes_in_which_groups_are_joined() -> None:
     assert joined(group_size=1, baseline="batch")[0] == (9, 9, 53 + 9 * 78)
 
 
+def test_joined_passes_are_those_that_are_packed() -> None:
+    """Prompts of 700 tokens, 400 of them common; 16 groups, whose 32 x 764 keys are 3 x 8,192 at most."""
+    made = config(
+        grpo={"prompts_per_step": 32, "group_size": 2},
+        rollout={"max_new_tokens": 64},
+        model={"scratch": {"max_positions": 1024}},
+    )
+    gpu = torch.device("cuda")
+    found = next(one for one in largest_passes(made, Prompts(700, 764, 400), gpu) if one.groups)
+    assert found == Pass(True, 1, 400 + 16 * 428, 400 + 16 * 428, 16, 32)
+    sequences = [
+        Completion(group, [*range(400), *[400 + group] * 300], [1] * 64)
+        for group in range(32)
+        for _ in range(2)
+    ]
+    packed = pack(sequences, share=Sharing.BEGINNING, size=PassSize.suited(None, gpu), pad_id=0)
+    assert max(batch.ids_NW.numel() for batch in packed) == found.tokens
+    assert {batch.ids_NW.shape[0] for batch in packed} == {1}
+
+
 def test_an_update_holds_those_it_learns_from() -> None:
     few, many = (
         config(grpo={"group_size": size, "down_sample": keep}, rollout={"max_new_tokens": 20})

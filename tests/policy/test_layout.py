@@ -139,9 +139,10 @@ def test_what_prompts_begin_with_is_computed_once_a_pass() -> None:
     # Groups that begin with less than 16 tokens alike stay rows of their own.
     fewer = [replace(one, prompt_ids=one.prompt_ids[2:]) for one in groups]
     assert widths(fewer, 1000) == [(3, 39)]
-    # One that is much longer than the others keeps to its row: beside it all would be padded to its length.
+    # Beside one that is much longer all are padded to its length, 24 + 60 tokens: 4 of those are no more
+    # than 3 times the 84 + 41 tokens that the two take in rows of their own; 6 are more than 3 times 84 + 82.
     long = begun(completions([(6, [9, 9]), (7, [9, 8]), (5, [60, 2])]))
-    assert widths(long, 1000) == [(2, 17 + 67)]
+    assert widths(long, 1000) == [(2, 17 + 67 + 24)]
     assert widths(long, 100) == [(1, 17 + 67), (1, 17 + 24 + 24)]
     # And those for which a mask over a row is better: 4 completions of 2 behind prompts of 217 tokens.
     prompts = [[*random_ids(200, seed=1), *random_ids(17, seed=number)] for number in (2, 3)]
@@ -175,3 +176,23 @@ def test_rows_that_share_nothing_need_neither_mask_nor_blocks() -> None:
     (batch,) = pack(GROUPS, share=Sharing.NOTHING, size=PassSize(1000, 64), pad_id=PAD)
     assert batch.attention_N1WW is None
     assert batch.blocks is None
+
+
+def test_prompts_of_several_kinds_are_joined_kind_by_kind() -> None:
+    """Two kinds of 16 tokens before a question of 4, and a prompt like no other; 2 completions of 3 each."""
+    kinds = [random_ids(16, seed=1), random_ids(16, seed=2)]
+    prompts = [[*kinds[number % 2], *random_ids(4, seed=10 + number)] for number in range(4)]
+    prompts.append(random_ids(9, seed=99))
+    sequences = [
+        Completion(group, prompt, random_ids(3, seed=100 + group))
+        for group, prompt in enumerate(prompts)
+        for _ in range(2)
+    ]
+    (batch,) = pack(sequences, share=Sharing.BEGINNING, size=PassSize(1000, 300), pad_id=PAD)
+    # A row of each kind, 16 + 2 x (4 + 6), and one of 9 + 6; in rows of one group it would be five of 26.
+    assert batch.ids_NW.shape == (3, 36)
+    assert [row.tolist()[:16] for row in batch.ids_NW] == [
+        *kinds,
+        [*prompts[4], *sequences[8].completion_ids, *sequences[8].completion_ids, PAD],
+    ]
+    assert batch.order == (0, 1, 4, 5, 2, 3, 6, 7, 8, 9)

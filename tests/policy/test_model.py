@@ -46,6 +46,12 @@ def test_a_model_directory_loads_with_its_logits(tmp_path: Path) -> None:
     assert not policy.has_adapter
 
 
+def test_where_a_model_is_loaded_attention_of_cudnn_is_left_out(tmp_path: Path) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    load(saved(tmp_path))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
 def test_weights_are_float32_whatever_the_file_holds(tmp_path: Path) -> None:
     tiny_model("llama").to(torch.bfloat16).save_pretrained(tmp_path)
     tiny_tokenizer(TEMPLATE).save_pretrained(tmp_path)

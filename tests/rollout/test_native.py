@@ -146,9 +146,10 @@ def test_a_prompt_is_computed_once_however_many_completions_it_gets(monkeypatch:
     assert computed == [request.prompt_ids for request in crowd]
 
 
-def test_bfloat16_is_near_float32() -> None:
-    model = tiny_model("llama", initializer_range=0.05)
-    rollouts = flat(native(model, dtype=torch.bfloat16).generate(requests([(5, 3), (9, 1)]), Sampling(8)))
+def test_bfloat16_is_near_float32(device: torch.device) -> None:
+    model = tiny_model("llama", initializer_range=0.05).to(device)
+    rollouts = flat(native(model, dtype=torch.bfloat16).generate(requests([(5, 3), (9, 1)]), Sampling(40)))
+    model.cpu()
     for rollout in rollouts:
         with torch.no_grad():
             expected = plain_logprobs(model, rollout.prompt_ids, rollout.completion_ids)

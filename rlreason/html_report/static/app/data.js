@@ -11,9 +11,9 @@ function unpack(number) {
   const packed = JSON.parse(block.textContent);
   block.remove(); // the text is not needed twice
   run.completions = [];
-  run.groups = packed.groups.map(([step, group, question, answer, members, greedy]) => {
-    const made = { step, group, question, answer, greedy, members: [] };
-    made.members = members.map(([reward, advantage, tokens, finish, pieces, scores], place) => ({
+  run.groups = packed.groups.map(([step, group, question, answer, members, greedy, size]) => {
+    const made = { step, group, question, answer, greedy, size, members: [] };
+    made.members = members.map(([reward, advantage, tokens, finish, pieces, scores, place]) => ({
       group: made, place, reward, advantage, tokens, finish, pieces,
       scores: scores.map(([name, value, reason, failed]) => ({
         name: packed.rewards[name], value, reason: packed.reasons[reason], failed: Boolean(failed),

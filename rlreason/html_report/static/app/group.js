@@ -13,7 +13,7 @@ function showDetail(pane, completion, words, view, choose) {
   });
   const back = h("button", { type: "button", class: "back", on: { click: () => byId("completions").scrollIntoView() } }, "Back to the list");
   replace(pane,
-    h("div", { class: "detail-head" }, h("p", { class: "detail-place" }, h("b", {}, `Step ${group.step.toLocaleString("en-US")}`), ` · group ${group.group} · ${group.members.length > 1 ? `${completion.place + 1} of ${group.members.length}` : "one completion"}`), back, views),
+    h("div", { class: "detail-head" }, h("p", { class: "detail-place" }, h("b", {}, `Step ${group.step.toLocaleString("en-US")}`), ` · group ${group.group} · ${group.size > 1 ? `${completion.place + 1} of ${group.size}` : "one completion"}`), back, views),
     h("div", { class: "question" }, h("h5", {}, "Question"), h("pre", {}, highlighted(group.question, words)),
       group.answer && h("p", { class: "gold" }, "Right answer: ", h("b", {}, group.answer)),
       group.greedy != null && h("p", { class: "gold" }, "Reward of the greedy completion: ", h("b", {}, short(group.greedy)))),
@@ -30,7 +30,7 @@ function groupStrip(group, chosen, choose) {
   const widest = widestAdvantage(group);
   return h("div", { class: "strip", role: "group", "aria-label": "Completions of the group" }, group.members.map((one) => h("button", {
     type: "button", "aria-pressed": String(one === chosen), on: { click: () => choose(one) },
-    title: `Reward ${short(one.reward)}, advantage ${plus(one.advantage, 3)}`,
+    title: `Reward ${short(one.reward)}, ${one.advantage == null ? "not learned from" : `advantage ${plus(one.advantage, 3)}`}`,
   }, h("span", { class: "strip-number" }, one.place + 1), h("span", { class: "strip-reward" }, short(one.reward)), advantageBar(one, widest))));
 }
 
