@@ -2,8 +2,7 @@
 
     python benchmarks/scaling.py --json scaling.json
     python benchmarks/scaling.py --groups 8 64 --lengths 64 --prompt-counts 8
-    python benchmarks/scaling.py --device cuda --random-config qwen2-0.5b --lengths 64 1024 4096 \\
-        --ours rollout.max_sequences=512
+    python benchmarks/scaling.py --device cuda --random-config qwen2-0.5b --lengths 64 1024 4096
 
 One process with our engine, as a run builds it. From a middle case (--prompts, --group-size, --new-tokens)
 one size at a time is varied; every round measures each case once, in reversed order every other round. A case

@@ -24,7 +24,7 @@ from rlreason.algorithms.gae import (
     whiten,
 )
 from rlreason.algorithms.kl import KLEstimator, kl_estimate, rewards_with_kl
-from rlreason.algorithms.logprobs import Head, logprobs_from_logits, token_logprobs, tokens_at_once
+from rlreason.algorithms.logprobs import Head, logit_bytes, logprobs_from_logits, token_logprobs
 from rlreason.algorithms.losses import (
     LossKind,
     PolicyLossInput,
@@ -53,6 +53,7 @@ __all__ = [
     "group_advantages",
     "informative",
     "kl_estimate",
+    "logit_bytes",
     "logprobs_from_logits",
     "loss_denominator",
     "max_variance",
@@ -64,7 +65,6 @@ __all__ = [
     "token_advantages",
     "token_logprobs",
     "token_rewards",
-    "tokens_at_once",
     "value_loss",
     "whiten",
 ]

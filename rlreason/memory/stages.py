@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rlreason.algorithms import tokens_at_once
+from rlreason.algorithms import logit_bytes
 from rlreason.config import RunConfig
 from rlreason.config.checks import LEARNED
 from rlreason.errors import UserError
@@ -279,9 +279,8 @@ def shared_bytes(
 
 def _head_bytes(shape: ModelShape, tokens: int, dtype: torch.dtype, device: torch.device) -> int:
     """Logits of a chunk, and the gradient of the head before it is added to that of the weights."""
-    at_once = tokens_at_once(shape.vocabulary, device)
-    chunk = min(at_once, tokens) * shape.vocabulary * dtype.itemsize
-    return chunk + (4 * shape.embedding if shape.trainable > shape.parameters // 2 else 0)
+    logits = logit_bytes(tokens, shape.vocabulary, dtype, device)
+    return logits + (4 * shape.embedding if shape.trainable > shape.parameters // 2 else 0)
 
 
 def _sampler_copy(config: RunConfig, shape: ModelShape, dtype: torch.dtype, device: torch.device) -> int:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rlreason.algorithms import logit_bytes, logprobs_from_logits, token_logprobs
 from rlreason.algorithms import logprobs as logprobs_module
-from rlreason.algorithms import logprobs_from_logits, token_logprobs
+from rlreason.algorithms.logprobs import tokens_at_once
 
 N, H, V = 11, 4, 7
 SHAPES = [(1.0, None), (0.7, None), (1.3, 2.0)]  # temperature, softcap
@@ -280,3 +281,13 @@ def test_wrong_input_is_refused() -> None:
         token_logprobs(hidden, weight, targets, temperature=0.0)
     with pytest.raises(ValueError, match="chunk"):
         token_logprobs(hidden, weight, targets, chunk=0)
+
+
+def test_chunks_by_the_device() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [tokens_at_once(vocabulary, cpu) for vocabulary in (100, 49_152, 151_936)] == [512] * 3
+    assert [tokens_at_once(vocabulary, gpu) for vocabulary in (49_152, 151_936, 300_000)] == [2730, 883, 512]
+    # 600 tokens of 49,152 logits: 512 in float32 and three blocks of 2^20; all in half precision, 3 of 2^24.
+    assert logit_bytes(600, 49_152, torch.float32, cpu) == 4 * 512 * 49_152 + 12 * 2**20
+    assert logit_bytes(600, 49_152, torch.bfloat16, gpu) == 2 * 600 * 49_152 + 12 * 2**24
+    assert logit_bytes(3, 100, torch.float32, gpu) == 4 * 300 + 12 * 300
