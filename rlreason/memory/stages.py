@@ -16,7 +16,7 @@ from rlreason.config import RunConfig
 from rlreason.config.checks import LEARNED
 from rlreason.errors import UserError
 from rlreason.memory.shape import ModelShape, scalar_parameters
-from rlreason.policy.blocks import affordable, pays
+from rlreason.policy.blocks import MOST_PADDED, affordable, pays
 from rlreason.policy.packing import LEAST_BEGINNING, PassSize, alike, common_beginning
 from rlreason.policy.precision import resolve_precision
 from rlreason.rollout.kernels import room
@@ -342,11 +342,15 @@ def _supervised(
     if stage == "reward_model":
         held.append(Part("the model so far", 4 * shape.parameters))
     held += _reward_model(config, shape, device, stage)
-    logits = 0
+    more = 0
     if stage == "pretrain":  # of all tokens at once, with their softmax and gradient
-        logits = 3 * 4 * tokens * shape.vocabulary
+        more = 3 * 4 * tokens * shape.vocabulary
+        # Documents in blocks are padded, and their results come back in the order of the rows.
+        queries = (4 * (MOST_PADDED - 1) + 1) * shape.heads * shape.head_dim
+        layers = 1 if config.model.gradient_checkpointing else shape.layers
+        more += int(queries * tokens * layers * dtype.itemsize) if config.model.attention == "sdpa" else 0
     elif stage == "sft":
-        logits = _head_bytes(shape, tokens, dtype, device)
+        more = _head_bytes(shape, tokens, dtype, device)
     activations = activation_bytes(shape, tokens, dtype, checkpointing=config.model.gradient_checkpointing)
     now: list[tuple[str, list[Part]]] = [
         (
@@ -355,7 +359,7 @@ def _supervised(
                 Part("gradients", 4 * shape.trainable, "model.lora={}"),
                 Part(
                     f"activations of {tokens:,} tokens",
-                    activations + logits,
+                    activations + more,
                     f"{stage}.batch_size, or model.gradient_checkpointing=true",
                 ),
             ],

@@ -28,8 +28,12 @@ NAME = "rlreason_blocks"
 """The name of this attention among those of transformers."""
 
 # Keys and values in blocks are at most so many times those of the rows, which bounds their memory; and the
-# pairs of tokens at most this share of those under a mask, so that gathering them is paid for.
+# pairs of tokens at most this share of those under a mask, so that gathering them is paid for, except in rows
+# of several groups, which a mask would be the death of.
 _MOST_COPIES, _MOST_PAIRS = 3.0, 0.7
+
+MOST_PADDED = 1.5
+"""Documents, all padded to the longest, are at most so many times the tokens of their rows."""
 
 # What some models do to their scores; they keep the mask, as do those that pass tensors we know nothing of.
 _NOT_HERE = ("sliding_window", "softcap", "s_aux", "position_bias", "indices", "block_indices")
@@ -38,7 +42,7 @@ _KNOWN_TENSORS = ("position_ids", "cache_position")
 
 @dataclass(frozen=True)
 class Blocks:
-    """Where prompts and completions lie in packed rows.
+    """Where prompts and completions lie in packed rows; or documents alone, as prompts of no completions.
 
     Places count along the flattened rows; behind the end of a shorter one they are 0. `group_C` is the number
     of each completion's prompt. `origin_NW` says for each place of the rows where its result lies among those
@@ -89,6 +93,12 @@ def pays(prompts: Sequence[int], completions: Sequence[int], *, rows: int, width
     return few and pairs <= _MOST_PAIRS * rows * width**2
 
 
+def documents_pay(documents: Sequence[int], *, rows: int, width: int) -> bool:
+    """Whether documents of these lengths, each by itself, cost less than a mask over their rows."""
+    padded = len(documents) * max(documents)
+    return padded <= MOST_PADDED * rows * width and padded * max(documents) <= _MOST_PAIRS * rows * width**2
+
+
 def lay_out(
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
@@ -101,10 +111,11 @@ def lay_out(
 
     `groups` holds the number of each completion's prompt.
     """
-    group_C = torch.tensor(groups)
+    group_C = torch.tensor(groups, dtype=torch.long)
     of_prompts = [torch.tensor(places) for places in prompts]
     of_own = [torch.tensor(places) for places in completions]
-    prompt, own = (pad_sequence(places, batch_first=True) for places in (of_prompts, of_own))
+    prompt = pad_sequence(of_prompts, batch_first=True)
+    own = pad_sequence(of_own, batch_first=True) if of_own else torch.zeros((0, 0), dtype=torch.long)
     (count, longest_prompt), longest = prompt.shape, own.shape[1]
     starts = [number * longest_prompt for number in range(count)]
     starts += [count * longest_prompt + slot * longest for slot in range(len(completions))]
@@ -148,36 +159,38 @@ def block_attention(
     options: dict[str, Any] = {"scale": scaling, "dropout_p": dropout}
     flat_query, flat_key, flat_value = (part.transpose(1, 2).flatten(0, 1) for part in (query, key, value))
 
-    def take(flat: Tensor, places: Tensor) -> Tensor:
-        """(rows * W, heads, D) -> (a, b, heads, D) for places (a, b)."""
-        return flat.index_select(0, places.flatten()).unflatten(0, places.shape)
+    prompt_key, prompt_value = (_take(flat, blocks.prompt_GP) for flat in (flat_key, flat_value))
+    results = [
+        F.scaled_dot_product_attention(
+            _take(flat_query, blocks.prompt_GP).transpose(1, 2),
+            repeat_kv(prompt_key.transpose(1, 2), repeated),
+            repeat_kv(prompt_value.transpose(1, 2), repeated),
+            is_causal=True,
+            **options,
+        )
+    ]
+    if len(blocks.own_CT):
+        seen_key, seen_value = (
+            torch.cat([prompt.index_select(0, blocks.group_C), _take(flat, blocks.own_CT)], 1).transpose(1, 2)
+            for prompt, flat in ((prompt_key, flat_key), (prompt_value, flat_value))
+        )
+        # The R query heads of a key-value head stand behind each other, as if they were more tokens.
+        own = _take(flat_query, blocks.own_CT).unflatten(2, (-1, repeated)).permute(0, 2, 3, 1, 4)
+        of_completions = F.scaled_dot_product_attention(
+            own.flatten(2, 3),
+            seen_key,
+            seen_value,
+            attn_mask=blocks.mask(repeated, query.dtype),
+            **options,
+        )
+        results.append(of_completions.unflatten(2, (repeated, -1)).flatten(1, 2))
+    flat = torch.cat([of.transpose(1, 2).flatten(0, 1) for of in results])  # (G P + C T, H, D)
+    return flat.index_select(0, blocks.origin_NW.flatten()).view(rows, width, heads, -1), None
 
-    prompt_key, prompt_value = take(flat_key, blocks.prompt_GP), take(flat_value, blocks.prompt_GP)
-    of_prompts = F.scaled_dot_product_attention(
-        take(flat_query, blocks.prompt_GP).transpose(1, 2),
-        repeat_kv(prompt_key.transpose(1, 2), repeated),
-        repeat_kv(prompt_value.transpose(1, 2), repeated),
-        is_causal=True,
-        **options,
-    )
-    seen_key, seen_value = (
-        torch.cat([prompt.index_select(0, blocks.group_C), take(flat, blocks.own_CT)], 1).transpose(1, 2)
-        for prompt, flat in ((prompt_key, flat_key), (prompt_value, flat_value))
-    )
-    # The R query heads of a key-value head stand behind each other, as if they were more tokens.
-    own = take(flat_query, blocks.own_CT).unflatten(2, (-1, repeated)).permute(0, 2, 3, 1, 4)
-    of_completions = F.scaled_dot_product_attention(
-        own.flatten(2, 3),
-        seen_key,
-        seen_value,
-        attn_mask=blocks.mask(repeated, query.dtype),
-        **options,
-    )
-    of_completions = of_completions.unflatten(2, (repeated, -1)).flatten(1, 2)
-    results = torch.cat(
-        [of.transpose(1, 2).flatten(0, 1) for of in (of_prompts, of_completions)]
-    )  # (G P + C T, H, D)
-    return results.index_select(0, blocks.origin_NW.flatten()).view(rows, width, heads, -1), None
+
+def _take(flat: Tensor, places: Tensor) -> Tensor:
+    """(rows * W, heads, D) -> (a, b, heads, D) for places (a, b)."""
+    return flat.index_select(0, places.flatten()).unflatten(0, places.shape)
 
 
 def _computed_in(query: Tensor) -> torch.dtype:

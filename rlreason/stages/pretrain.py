@@ -1,14 +1,16 @@
 """Stage `pretrain`: predict the next token of raw text, with transformers' Trainer.
 
-Documents are packed into sequences of one length (best fit, by TRL), and each sees only itself: position ids
-start anew with every document, from which transformers builds the attention mask.
+Documents are packed into sequences of one length (best fit, by TRL), and each sees only itself: attention is
+told where they are, or transformers builds a mask from position ids, which start anew with every document.
 """
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import torch
+from accelerate.utils import send_to_device
 from datasets import Dataset, disable_progress_bars
 from torch.nn.functional import cross_entropy
 from transformers import TrainingArguments
@@ -16,7 +18,10 @@ from transformers import TrainingArguments
 from rlreason.config import RunConfig
 from rlreason.config.training import DERIVATIONS
 from rlreason.errors import UserError
+from rlreason.policy.adapter import causal_lm_of
+from rlreason.policy.blocks import documents_pay, lay_out, takes_blocks
 from rlreason.policy.chat import Renderer
+from rlreason.policy.forward import try_blocks
 from rlreason.policy.model import Policy
 from rlreason.runs.resume import check_rows, digest_of
 from rlreason.stages.context import RunContext
@@ -129,10 +134,15 @@ def pack(rows: list[dict[str, list[int]]], *, sequence_tokens: int) -> Dataset:
 
 
 class PackedCollator:
-    """Pads packed sequences on the right. Nothing is predicted of padding and of a piece's first token."""
+    """Pads packed sequences on the right. Nothing is predicted of padding and of a piece's first token.
 
-    def __init__(self, pad_id: int) -> None:
+    With `in_blocks` attention is told where each piece is, and computes no pairs of tokens of different ones,
+    where that pays; else transformers masks them, which it tells by their positions.
+    """
+
+    def __init__(self, pad_id: int, *, in_blocks: bool) -> None:
         self._pad_id = pad_id
+        self._in_blocks = in_blocks
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         width = max(len(row["input_ids"]) for row in rows)
@@ -146,13 +156,29 @@ class PackedCollator:
             positions[number, :length] = place
             labels[number, :length] = torch.tensor(row["labels"]).masked_fill(place == 0, _IGNORED)
         # Without a cache: with one, transformers takes the positions for those of a single document.
-        return {"input_ids": ids, "position_ids": positions, "labels": labels, "use_cache": False}
+        batch = {"input_ids": ids, "position_ids": positions, "labels": labels, "use_cache": False}
+        sizes = [size for row in rows for size in row["seq_lengths"]]
+        if self._in_blocks and documents_pay(sizes, rows=len(rows), width=width):
+            batch |= self._blocks([row["seq_lengths"] for row in rows], width)
+        return batch
+
+    @staticmethod
+    def _blocks(lengths: list[list[int]], width: int) -> dict[str, Any]:
+        pieces = [
+            range(row * width + end - size, row * width + end)
+            for row, sizes in enumerate(lengths)
+            for size, end in zip(sizes, accumulate(sizes), strict=True)
+        ]
+        blocks = lay_out(pieces, [], [], rows=len(lengths), width=width)
+        # Of four dimensions, so that no mask is made of it; nothing looks at it.
+        seen = torch.ones((len(lengths), 1, 1, width), dtype=torch.bool)
+        return {"blocks": blocks, "attention_mask": seen}
 
 
 @torch.no_grad()
 def perplexity(policy: Policy, packed: Dataset, *, documents: int) -> Perplexity:
     """How well the policy predicts packed documents, in the precision it trains in."""
-    collate = PackedCollator(policy.pad_id)
+    collate = PackedCollator(policy.pad_id, in_blocks=takes_blocks(causal_lm_of(policy.model)))
     was_training = policy.model.training
     policy.model.eval()
     total, tokens = 0.0, 0
@@ -246,17 +272,18 @@ def _check_model(context: RunContext, policy: Policy) -> None:
             "stage: this model lets the documents of a packed sequence see each other (it takes no position "
             "ids, or has recurrent layers), so it cannot be pretrained here; take one with plain attention"
         )
+    try_blocks(causal_lm_of(policy.model), lambda: keeps_apart(policy, in_blocks=True))
 
 
 @torch.no_grad()
-def keeps_apart(policy: Policy) -> bool:
+def keeps_apart(policy: Policy, *, in_blocks: bool = False) -> bool:
     """Whether two documents in one packed sequence are predicted as each is alone, in float32."""
     documents = [[3, 1, 2, 1], [2, 3, 3]]
-    collate = PackedCollator(policy.pad_id)
+    collate = PackedCollator(policy.pad_id, in_blocks=in_blocks)
     rows = [{"input_ids": ids, "labels": ids, "seq_lengths": [len(ids)]} for ids in documents]
     together = {
-        "input_ids": [*documents[0], *documents[1]],
-        "labels": [*documents[0], *documents[1]],
+        "input_ids": list(chain(*documents)),
+        "labels": list(chain(*documents)),
         "seq_lengths": [4, 3],
     }
     was_training = policy.model.training
@@ -275,11 +302,8 @@ def keeps_apart(policy: Policy) -> bool:
 
 def _logits(policy: Policy, batch: dict[str, Any]) -> torch.Tensor:
     """The logits of the single sequence of a batch, (T, V)."""
-    logits = policy.model(
-        input_ids=batch["input_ids"].to(policy.device),
-        position_ids=batch["position_ids"].to(policy.device),
-        use_cache=batch["use_cache"],
-    ).logits
+    inputs = {name: part for name, part in batch.items() if name != "labels"}
+    logits = policy.model(**send_to_device(inputs, policy.device)).logits
     return logits[0].float()
 
 
@@ -302,7 +326,7 @@ def _fit(context: RunContext, policy: Policy, packed: Dataset, carried: dict[str
             TrainingArguments, context, policy, NAME, settings, remove_unused_columns=False
         ),
         train_dataset=packed,
-        data_collator=PackedCollator(policy.pad_id),
+        data_collator=PackedCollator(policy.pad_id, in_blocks=takes_blocks(causal_lm_of(policy.model))),
         processing_class=policy.tokenizer,
     )
     with balanced_experts(policy.model):

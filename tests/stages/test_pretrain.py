@@ -10,11 +10,14 @@ import pytest
 import torch
 from datasets import Dataset
 from micro import lines
+from tiny import tiny_model, tiny_policy
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from rlreason.errors import UserError
-from rlreason.stages.pretrain import PackedCollator, pack, perplexity
+from rlreason.policy.blocks import switch, takes_blocks
+from rlreason.policy.forward import try_blocks
+from rlreason.stages.pretrain import PackedCollator, keeps_apart, pack, perplexity
 
 
 def text_rows(*documents: list[int]) -> list[dict[str, list[int]]]:
@@ -60,22 +63,63 @@ def test_labels_leave_out_padding_and_the_first_token_of_every_piece() -> None:
         {"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3, 4], "seq_lengths": [3, 1]},
         {"input_ids": [5, 6], "labels": [-100, 6], "seq_lengths": [2]},
     ]
-    batch = PackedCollator(pad_id=0)(rows)
+    batch = PackedCollator(pad_id=0, in_blocks=True)(rows)
     assert batch["input_ids"].tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0], [0, 1, 0, 0]]
     assert batch["labels"].tolist() == [[-100, 2, 3, -100], [-100, 6, -100, -100]]
+    # Three pieces of 3 tokens, padded, in two rows of 4: 3 x 3 x 3 pairs are more than 0.7 of 2 x 4 x 4.
+    assert "blocks" not in batch
 
 
-def test_packed_documents_do_not_see_each_other() -> None:
+def test_where_the_pieces_of_two_sequences_lie() -> None:
+    rows = [
+        {"input_ids": [1, 2, 3, 4, 5, 6], "labels": [1, 2, 3, 4, 5, 6], "seq_lengths": [3, 1, 2]},
+        {"input_ids": [7, 8, 9, 7], "labels": [7, 8, 9, 7], "seq_lengths": [2, 2]},
+    ]
+    blocks = PackedCollator(pad_id=0, in_blocks=True)(rows)["blocks"]
+    assert blocks.prompt_GP.tolist() == [[0, 1, 2], [3, 0, 0], [4, 5, 0], [6, 7, 0], [8, 9, 0]]
+    # Results are three a piece: of the first 0, 1, 2; of the second 3; ... Padding takes any.
+    assert blocks.origin_NW.tolist() == [[0, 1, 2, 3, 6, 7], [9, 10, 12, 13, 0, 0]]
+    assert (len(blocks.own_CT), len(blocks.group_C)) == (0, 0)
+    assert "blocks" not in PackedCollator(pad_id=0, in_blocks=False)(rows)
+
+
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_packed_documents_do_not_see_each_other(in_blocks: bool) -> None:
     model = tiny_llama()
     documents = [[1, 2, 3, 4], [5, 6, 7], [8, 9]]
-    batch = PackedCollator(pad_id=0)([*pack(text_rows(*documents), sequence_tokens=9)])
+    alone = torch.cat([model(input_ids=torch.tensor([ids])).logits[0] for ids in documents])
+    weight = torch.randn(alone.shape, generator=torch.Generator().manual_seed(0))
+    expected = torch.autograd.grad((alone * weight).sum(), [*model.parameters()])
+    switch(model, on=in_blocks)
+    rows = [*pack(text_rows(*documents), sequence_tokens=9)]
+    batch = PackedCollator(pad_id=0, in_blocks=in_blocks)(rows)
     assert batch["input_ids"].shape == (1, 9)
-    with torch.no_grad():
-        batch.pop("labels")
-        packed = model(**batch).logits[0]
-        alone = [model(input_ids=torch.tensor([ids])).logits[0] for ids in documents]
-    torch.testing.assert_close(packed, torch.cat(alone), rtol=1e-5, atol=1e-5)
+    assert ("blocks" in batch) == in_blocks
+    batch.pop("labels")
+    packed = model(**batch).logits[0]
+    torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-5)
+    for one, other in zip(
+        torch.autograd.grad((packed * weight).sum(), [*model.parameters()]), expected, strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "in_blocks"), [("llama", True), ("mistral window", False), ("gpt2", True)])
+def test_blocks_are_taken_where_a_probe_of_them_is_right(name: str, in_blocks: bool) -> None:
+    policy = tiny_policy(tiny_model(name))
+    assert try_blocks(policy.model, lambda: keeps_apart(policy, in_blocks=True)) == in_blocks
+    assert takes_blocks(policy.model) == in_blocks
+
+
+def test_a_probe_of_blocks_sees_documents_that_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    policy = tiny_policy(tiny_model("llama"))
+    switch(policy.model, on=True)
+    assert keeps_apart(policy, in_blocks=True)
+    own = PackedCollator._blocks
+    joined = staticmethod(lambda lengths, width: own([[sum(row)] for row in lengths], width))
+    monkeypatch.setattr(PackedCollator, "_blocks", joined)
+    assert not keeps_apart(policy, in_blocks=True)
 
 
 def test_training_does_not_let_documents_see_each_other(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +133,7 @@ def test_training_does_not_let_documents_see_each_other(train: Any, monkeypatch:
             row = inputs["position_ids"][0].tolist()
             first = row.index(0, 1) if 0 in row[1:] else len(row)  # the length of the first document
             alone = forward(self, input_ids=inputs["input_ids"][:1, :first], use_cache=False).logits[0]
-            seen.append(first < len(row))
+            seen.append(first < len(row) and "blocks" in inputs)
             torch.testing.assert_close(output.logits[0, :first], alone, rtol=1e-4, atol=1e-4)
             second = inputs["input_ids"][:1, first:][:, : [*row[first + 1 :], 0].index(0) + 1]
             if seen[-1]:
