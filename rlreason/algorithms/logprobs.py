@@ -25,7 +25,7 @@ LEAST_CHUNK = 512
 # The passes over the logits run on blocks of so many numbers. On a CPU they stay in the cache then: with a
 # 49,152-word vocabulary and a bfloat16 product it halves the time of the forward pass. On a GPU it bounds
 # memory, 4 bytes each and up to three at a time.
-_BLOCK_ELEMENTS, _GPU_BLOCK_ELEMENTS = 2**20, 2**24
+_CPU_BLOCK_ELEMENTS, _GPU_BLOCK_ELEMENTS = 2**20, 2**24
 
 
 class _Options(NamedTuple):
@@ -58,7 +58,8 @@ def token_logprobs(
     outside autocast with a float32 weight gives a float32 head under a bfloat16 body. Results are float32
     (float64 for float64 input). Log-probabilities carry gradients to the hidden states, the weight, the bias
     and whatever a callable closes over; the entropy is a measurement and carries none. At most `chunk`
-    tokens have their logits in memory at a time, by default `tokens_at_once`. Logits must be finite.
+    tokens have their logits in memory at a time, by default `tokens_at_once`, or 512 of a callable. Logits
+    must be finite.
 
     Raises ValueError for mismatched shapes, a temperature or softcap not above 0, a chunk below 1, or a bias
     beside a callable head.
@@ -168,7 +169,7 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 
 def _block_elements(device: torch.device) -> int:
-    return _BLOCK_ELEMENTS if device.type == "cpu" else _GPU_BLOCK_ELEMENTS
+    return _CPU_BLOCK_ELEMENTS if device.type == "cpu" else _GPU_BLOCK_ELEMENTS
 
 
 def _blocks(logits_NV: Tensor) -> Iterator[slice]:
@@ -276,8 +277,8 @@ class _HeadLogprobs(torch.autograd.Function):
 
     The backward pass computes the logits again, unless the head is frozen (LoRA): then the slopes
     d log p / d hidden, (N, H), are ready after the forward pass and one of three products is saved. The last
-    chunk's logits are kept: the head is last in the forward pass and first in the backward pass, which would
-    take as much memory for them at once.
+    chunk's logits are kept: the head is last in a policy's forward pass and first in its backward pass, which
+    would take as much memory for them at once. (A separate critic comes between.)
     """
 
     @staticmethod

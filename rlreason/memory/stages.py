@@ -20,6 +20,7 @@ from rlreason.policy.blocks import MOST_PADDED, affordable, pays
 from rlreason.policy.packing import LEAST_BEGINNING, PassSize, alike, common_beginning
 from rlreason.policy.precision import resolve_precision
 from rlreason.rollout.kernels import room
+from rlreason.rollout.native import PREFILL_KEYS
 from rlreason.rollout.slots import pace_of, sequences_at_once
 
 # Python with torch and transformers, and with TRL's trainers besides, on Linux: measured, 2026-11-27.
@@ -70,7 +71,7 @@ class Prompts:
         """The prompts that are learned from and those that are only asked, as tokens."""
         longest = max(map(len, [*train, *held_out]), default=config.prompt.max_tokens)
         most = max(alike(train), key=len, default=[])
-        common = common_beginning([train[number] for number in most]) if most else 0
+        common = common_beginning([train[number] for number in most]) if len(most) > 1 else 0
         return cls(longest, longest + config.rollout.max_new_tokens, common)
 
     @classmethod
@@ -302,15 +303,25 @@ def _sampler_copy(config: RunConfig, shape: ModelShape, dtype: torch.dtype, devi
 def _sampling(
     config: RunConfig, shape: ModelShape, prompts: Prompts, dtype: torch.dtype, device: torch.device
 ) -> Part:
-    """Keys and values of all slots at their longest, and the logits with what is drawn from them."""
+    """Keys and values of all slots at their longest, and the most of what comes and goes beside them.
+
+    That are the logits with what is drawn from them; or the prompts that are computed together, whose keys
+    and values are there twice before they are in the cache, with what one layer makes of them.
+    """
     online, evaluation = config.online, config.eval
     wanted = max(online.prompts_per_step * online.group_size, evaluation.questions * evaluation.samples)
     slots = min(sequences_at_once(config.rollout.max_sequences, device), wanted)
     longest = prompts.longest + config.rollout.max_new_tokens
-    positions = room(longest, pace_of(device).block)
+    pace = pace_of(device)
+    positions = room(longest, pace.block)
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize * slots * positions
     logits = slots * shape.vocabulary * (dtype.itemsize + 3 * 4)
-    return Part(f"cache of {slots} sequences", cache + logits, "rollout.max_sequences")
+    together = min(pace.prefill, slots * prompts.longest)
+    entering = together * (4 * shape.layers * shape.kv_heads * shape.head_dim + 3 * shape.intermediate)
+    if prompts.common >= LEAST_BEGINNING:  # in front of each, and repeated for all heads
+        entering += 2 * PREFILL_KEYS * pace.prefill * shape.heads * shape.head_dim
+    beside = max(logits, entering * dtype.itemsize)
+    return Part(f"cache of {slots} sequences", cache + beside, "rollout.max_sequences")
 
 
 # ---------------------------------------------------------------------- learning from examples
@@ -345,10 +356,11 @@ def _supervised(
     more = 0
     if stage == "pretrain":  # of all tokens at once, with their softmax and gradient
         more = 3 * 4 * tokens * shape.vocabulary
-        # Documents in blocks are padded, and their results come back in the order of the rows.
-        queries = (4 * (MOST_PADDED - 1) + 1) * shape.heads * shape.head_dim
+        # Documents in blocks are padded, and their results come back in the order of the rows; else each
+        # layer keeps its own copy of a mask.
+        in_blocks = (4 * (MOST_PADDED - 1) + 1) * shape.heads * shape.head_dim
         layers = 1 if config.model.gradient_checkpointing else shape.layers
-        more += int(queries * tokens * layers * dtype.itemsize) if config.model.attention == "sdpa" else 0
+        more += int(max(in_blocks, row) * tokens * layers * dtype.itemsize)
     elif stage == "sft":
         more = _head_bytes(shape, tokens, dtype, device)
     activations = activation_bytes(shape, tokens, dtype, checkpointing=config.model.gradient_checkpointing)

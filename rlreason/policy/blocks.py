@@ -1,4 +1,4 @@
-"""Attention in rows of prompts and several completions of each, without the pairs that no token sees.
+"""Attention in rows of prompts and several completions of each, or of documents, without unseen pairs.
 
 In such a row a completion sees its prompt and itself. Under a mask over the row, attention costs the square
 of its length, most of it for pairs of tokens of different completions. Here each completion is a sequence of
@@ -37,7 +37,7 @@ MOST_PADDED = 1.5
 
 # What some models do to their scores; they keep the mask, as do those that pass tensors we know nothing of.
 _NOT_HERE = ("sliding_window", "softcap", "s_aux", "position_bias", "indices", "block_indices")
-_KNOWN_TENSORS = ("position_ids", "cache_position")
+_KNOWN_TENSORS = ("position_ids", "cache_position", "num_items_in_batch")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,12 @@ class Blocks:
     def to(self, device: torch.device) -> "Blocks":
         parts = (self.prompt_GP, self.own_CT, self.group_C, self.origin_NW, self.seen_C1TL)
         return Blocks(*(to_device(part, device) for part in parts))
+
+    @property
+    def unread_mask(self) -> Tensor:
+        """What a model is given as its mask, (N, 1, 1, W): of four dimensions, so that none is made of it."""
+        rows, width = self.origin_NW.shape
+        return torch.ones((rows, 1, 1, width), dtype=torch.bool, device=self.origin_NW.device)
 
     def mask(self, repeated: int, dtype: torch.dtype) -> Tensor:
         """0 and -inf for `seen_C1TL`, for R heads behind each other: (C, 1, R T, L).
@@ -207,7 +213,7 @@ def _refuse_what_differs(
     wanted = [name for name in _NOT_HERE if rest.get(name) is not None]
     wanted += [name for name, part in rest.items() if torch.is_tensor(part) and name not in _KNOWN_TENSORS]
     if mask is None or mask.shape != (rows, 1, 1, width) or mask.dtype != torch.bool:
-        wanted.append("a mask of its own")  # `inputs_of` gives one of this shape
+        wanted.append("a mask of its own")
     if rest.get("is_causal") is False:
         wanted.append("attention that is not causal")
     if any((part.shape[0], part.shape[2]) != (rows, width) for part in (query, key, value)):

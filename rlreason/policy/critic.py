@@ -60,7 +60,8 @@ class Critic(nn.Module):
 class ActorCritic(nn.Module):
     """Policy and critic in one module, so that one wrapper of accelerate exchanges the gradients of both.
 
-    `sharing` is what both may compute once for several completions, the policy's until `probe_values`.
+    `sharing` is what both may compute once for several completions: the policy's, until what `probe_values`
+    finds of the critic is known.
     """
 
     def __init__(self, actor: CompletionLogprobs, critic: Critic, policy: Policy) -> None:

@@ -93,8 +93,7 @@ def inputs_of(packed: Packed, model: Any) -> dict[str, Any]:
         return inputs
     inputs["position_ids"] = packed.positions_NW
     if packed.blocks is not None and takes_blocks(model):
-        # Of four dimensions, so that no mask is made of it; nothing looks at it.
-        return {**inputs, "attention_mask": packed.valid_NW.bool()[:, None, None], "blocks": packed.blocks}
+        return {**inputs, "attention_mask": packed.blocks.unread_mask, "blocks": packed.blocks}
     return {**inputs, "attention_mask": packed.attention_N1WW}
 
 

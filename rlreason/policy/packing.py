@@ -47,7 +47,6 @@ class Packed:
     part_NW: Tensor | None
     parent_NW: Tensor | None
     blocks: Blocks | None
-    valid_NW: Tensor
     source_CT: Tensor
     targets_CT: Tensor
     mask_CT: Tensor
@@ -106,7 +105,7 @@ class Completion:
 LEAST_BEGINNING = 16
 """What prompts begin with is set apart from so many tokens on."""
 
-# Beyond this many tokens a mask over a shared row costs more than it saves in prompt tokens.
+# Beyond this many tokens a mask over a shared row costs more than it saves in prompt tokens, on a processor.
 SHARED_ROW = 2048
 
 
@@ -124,9 +123,8 @@ class PassSize(NamedTuple):
         as many it takes a fifth longer for each. But a group that is cut in two has its prompt computed
         twice, so that a row of one may be longer. A GPU would be idle half of the time.
         """
-        if asked is not None:
-            return cls(asked, min(asked, SHARED_ROW))
-        return cls(768, SHARED_ROW) if device.type == "cpu" else cls(8192, 2 * SHARED_ROW)
+        tokens, row = (768, SHARED_ROW) if device.type == "cpu" else (8192, 2 * SHARED_ROW)
+        return cls(tokens, row) if asked is None else cls(asked, min(asked, row))
 
 
 def common_beginning(rows: Sequence[Sequence[int]]) -> int:
@@ -354,7 +352,6 @@ def _pack_rows(sequences: Sequence[Completion], rows: Sequence[Row], pad_id: int
         part_NW=canvas.part if shared else None,
         parent_NW=canvas.parent if shared else None,
         blocks=blocks,
-        valid_NW=(canvas.part >= 0).long(),
         source_CT=source,
         targets_CT=targets,
         mask_CT=mask,

@@ -27,7 +27,7 @@ from rlreason.types import Rollout
 
 # Prompts are computed together up to so many times as many tokens as by themselves (`Pace.prefill`) with what
 # stands in front of them, whose keys are copied for each in one layer at a time.
-_PREFILL_KEYS = 8
+PREFILL_KEYS = 8
 # What prompts begin with is computed by itself if that saves this share of their tokens, in a pass that is
 # worth making. What goes on from it needs a mask, and kernels for those are slower.
 _COMMON_SHARE, _COMMON_TOKENS = 1 / 8, 16
@@ -142,7 +142,7 @@ class _Batch:
         common: list[int],
         prefill: int,
     ) -> None:
-        self._together = prefill
+        self._prefill_tokens = prefill
         self._decoder = decoder
         self._common = decoder.prefill([common])[0] if common else None
         self._slots = slots
@@ -198,7 +198,10 @@ class _Batch:
         while numbers:
             longest = len(prompts[numbers[0]])
             several = max(
-                1, min(self._together // (longest - start), _PREFILL_KEYS * self._together // longest)
+                1,
+                min(
+                    self._prefill_tokens // (longest - start), PREFILL_KEYS * self._prefill_tokens // longest
+                ),
             )
             now, numbers = numbers[:several], numbers[several:]
             own = [prompts[number][start:] for number in now]

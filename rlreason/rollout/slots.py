@@ -195,6 +195,7 @@ class Slots:
             raise
         except RuntimeError as error:
             self.records = None
+            self._graphs.clear()
             warnings.warn(
                 f"sampling goes on without CUDA graphs, more slowly: {str(error).splitlines()[0]}",
                 stacklevel=2,

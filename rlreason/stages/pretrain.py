@@ -21,7 +21,7 @@ from rlreason.errors import UserError
 from rlreason.policy.adapter import causal_lm_of
 from rlreason.policy.blocks import documents_pay, lay_out, takes_blocks
 from rlreason.policy.chat import Renderer
-from rlreason.policy.forward import try_blocks
+from rlreason.policy.forward import is_windowed, try_blocks
 from rlreason.policy.model import Policy
 from rlreason.runs.resume import check_rows, digest_of
 from rlreason.stages.context import RunContext
@@ -170,9 +170,7 @@ class PackedCollator:
             for size, end in zip(sizes, accumulate(sizes), strict=True)
         ]
         blocks = lay_out(pieces, [], [], rows=len(lengths), width=width)
-        # Of four dimensions, so that no mask is made of it; nothing looks at it.
-        seen = torch.ones((len(lengths), 1, 1, width), dtype=torch.bool)
-        return {"blocks": blocks, "attention_mask": seen}
+        return {"blocks": blocks, "attention_mask": blocks.unread_mask}
 
 
 @torch.no_grad()
@@ -272,7 +270,11 @@ def _check_model(context: RunContext, policy: Policy) -> None:
             "stage: this model lets the documents of a packed sequence see each other (it takes no position "
             "ids, or has recurrent layers), so it cannot be pretrained here; take one with plain attention"
         )
-    try_blocks(causal_lm_of(policy.model), lambda: keeps_apart(policy, in_blocks=True))
+    shape = policy.model.config.get_text_config()
+    # Not seen by the probe: a window that is in the mask alone, and the loss that balances experts, which
+    # reads the mask that blocks do without.
+    if not is_windowed(shape) and not hasattr(shape, "output_router_logits"):
+        try_blocks(causal_lm_of(policy.model), lambda: keeps_apart(policy, in_blocks=True))
 
 
 @torch.no_grad()

@@ -104,7 +104,7 @@ def new_accelerator(config: RunConfig) -> Any:
     torch.manual_seed(config.seed)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    # The main process evaluates, and the others wait for it at their next exchange.
+    # With `eval.each_stage` the main process evaluates, and the others wait for it at their next exchange.
     patience = InitProcessGroupKwargs(timeout=_PATIENCE)
     return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patience])
 

@@ -38,7 +38,7 @@ def plain(
 def test_value_and_gradient_equal_the_plain_ones(
     chunk: int, temperature: float, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(logprobs_module, "_BLOCK_ELEMENTS", 2 * V)  # several blocks a chunk
+    monkeypatch.setattr(logprobs_module, "_CPU_BLOCK_ELEMENTS", 2 * V)  # several blocks a chunk
     hidden, weight, bias, targets = problem()
     weights = torch.arange(N, dtype=torch.float64) - 3
     expected, entropy = plain(hidden @ weight.t() + bias, targets, temperature, softcap)
@@ -206,7 +206,7 @@ def test_the_logits_of_all_tokens_are_never_held(kind: str) -> None:
     assert largest.elements == chunk * vocabulary
 
 
-class HeldElements(TorchDispatchMode):
+class HeldLogits(TorchDispatchMode):
     """Counts the products over the vocabulary, and the most logits that live at a time."""
 
     def __init__(self, vocabulary: int) -> None:
@@ -230,7 +230,7 @@ class HeldElements(TorchDispatchMode):
 def test_the_logits_of_the_last_chunk_are_kept_and_no_others(tokens: int, chunk: int, products: int) -> None:
     """Four products a chunk, the logits twice and two gradients, less one for the chunk that is kept."""
     hidden, weight = torch.randn(tokens, 2, requires_grad=True), torch.randn(50, 2, requires_grad=True)
-    with HeldElements(50) as held:
+    with HeldLogits(50) as held:
         logprobs, _ = token_logprobs(hidden, weight, torch.randint(50, (tokens,)), chunk=chunk)
         logprobs.sum().backward()
     assert held.products == products

@@ -210,7 +210,13 @@ def test_many_long_sequences_make_sampling_the_moment_that_counts() -> None:
     # 1024 positions and a sixteenth, in blocks: 1088. Keys and values, 4 layers, 4 heads of 50, float32.
     cache = 2 * 4 * 4 * 50 * 4 * 100 * 1088
     logits = 100 * 10_000 * 16
-    assert sizes(estimate)["cache of 100 sequences"] == cache + logits
+    # Of 1,024 tokens of prompts keys and values twice, and three times the feed-forward width of 600.
+    entering = 1024 * (4 * 4 * 4 * 50 + 3 * 600) * 4
+    assert entering > logits
+    assert sizes(estimate)["cache of 100 sequences"] == cache + entering
+    # Behind a common beginning: 8 times as many keys and values, for 4 heads of 50.
+    behind = estimate_online(made, shape, Prompts(24, 1024, 16), CPU)
+    assert sizes(behind)["cache of 100 sequences"] == cache + entering + 2 * 8 * 1024 * 4 * 50 * 4
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,8 @@ def by_definition(packed: Packed, query: Tensor, key: Tensor, value: Tensor) -> 
 
 def in_blocks(packed: Packed, query: Tensor, key: Tensor, value: Tensor, **more: Any) -> Tensor:
     module = SimpleNamespace(num_key_value_groups=query.shape[1] // key.shape[1])
-    seen = packed.valid_NW.bool()[:, None, None]
+    assert packed.blocks is not None
+    seen = packed.blocks.unread_mask
     options: dict[str, Any] = {"blocks": packed.blocks, "scaling": SCALE, **more}
     return block_attention(module, query, key, value, seen, **options)[0]
 
@@ -73,7 +74,8 @@ def test_results_and_gradients_are_those_under_the_mask(
             assert packed.part_NW is None
             continue
         inputs = tensors(packed, heads=heads[0], kv_heads=heads[1])
-        real = packed.valid_NW.bool()
+        assert packed.part_NW is not None
+        real = packed.part_NW >= 0
         found, expected = in_blocks(packed, *inputs)[real], by_definition(packed, *inputs)[real]
         torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
         weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
@@ -127,7 +129,8 @@ def test_a_layer_that_asks_for_more_is_refused(more: dict[str, Any], named: str)
 def test_a_layer_with_a_mask_or_keys_of_its_own_is_refused() -> None:
     (packed,) = rows_of([(5, [9, 9, 7])])
     query, key, value = tensors(packed, heads=2, kv_heads=2)
-    seen = packed.valid_NW.bool()[:, None, None]
+    assert packed.blocks is not None
+    seen = packed.blocks.unread_mask
     for mask in (None, torch.zeros(seen.shape), packed.attention_N1WW):
         with pytest.raises(NotImplementedError, match="mask of its own"):
             block_attention(None, query, key, value, mask, blocks=packed.blocks)

@@ -20,6 +20,7 @@ from rlreason.policy.packing import Completion, PassSize, Sharing, pack, plan_ro
         (300, "cpu", (300, 300)),
         (300, "cuda", (300, 300)),
         (4096, "cpu", (4096, 2048)),
+        (8192, "cuda", (8192, 4096)),
     ],
 )
 def test_the_size_of_a_pass(asked: int | None, device: str, expected: tuple[int, int]) -> None:
@@ -48,7 +49,6 @@ def test_a_shared_row_by_hand() -> None:
     assert batch.order == (0, 1, 2)
     assert batch.ids_NW.tolist() == [[5, 6, 7, 8, 9], [4, 3, PAD, PAD, PAD]]
     assert batch.positions_NW.tolist() == [[0, 1, 2, 3, 2], [0, 1, 0, 0, 0]]
-    assert batch.valid_NW.tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
     # Token 7 and 9 are predicted at the prompt's end (1), 8 at 7 (2); row 1 starts at 5 in the flattened row.
     assert batch.source_CT.tolist() == [[1, 2], [1, 0], [5, 0]]
     assert batch.targets_CT.tolist() == [[7, 8], [9, 0], [3, 0]]
@@ -100,7 +100,6 @@ def test_a_row_of_several_groups_by_hand() -> None:
     assert batch.order == (0, 1, 2)
     assert batch.ids_NW.tolist() == [[*common, 6, 7, 8, 9, 3]]
     assert batch.positions_NW.tolist() == [[*range(16), 16, 17, 18, 17, 16]]
-    assert batch.valid_NW.tolist() == [[1] * 21]
     assert batch.source_CT.tolist() == [[16, 17], [16, 0], [15, 0]]
     assert batch.targets_CT.tolist() == [[7, 8], [9, 0], [3, 0]]
     assert batch.mask_CT.tolist() == [[1, 1], [1, 0], [1, 0]]
@@ -124,7 +123,7 @@ def test_a_row_of_several_groups_by_hand() -> None:
     assert batch.blocks.seen_C1TL[2, 0].int().tolist() == [[1] * 16 + [0, 1, 0], [1] * 16 + [0, 1, 1]]
 
 
-def test_what_prompts_begin_with_is_computed_once_a_pass() -> None:
+def test_what_prompts_begin_with_is_computed_once_a_row() -> None:
     # 17 + 6 + 18 = 41, 17 + 7 + 17 = 41 and 17 + 5 + 9 = 31 tokens, of which 24, 24 and 14 are their own.
     groups = begun(completions([(6, [9, 9]), (7, [9, 8]), (5, [9])]))
 

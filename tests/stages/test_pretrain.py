@@ -9,15 +9,16 @@ from typing import Any
 import pytest
 import torch
 from datasets import Dataset
-from micro import lines
+from micro import MICRO, lines, merged
 from tiny import tiny_model, tiny_policy
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from rlreason.config import RunConfig
 from rlreason.errors import UserError
 from rlreason.policy.blocks import switch, takes_blocks
-from rlreason.policy.forward import try_blocks
-from rlreason.stages.pretrain import PackedCollator, keeps_apart, pack, perplexity
+from rlreason.stages import pretrain
+from rlreason.stages.pretrain import PackedCollator, _check_model, keeps_apart, pack, perplexity
 
 
 def text_rows(*documents: list[int]) -> list[dict[str, list[int]]]:
@@ -105,10 +106,21 @@ def test_packed_documents_do_not_see_each_other(in_blocks: bool) -> None:
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "in_blocks"), [("llama", True), ("mistral window", False), ("gpt2", True)])
-def test_blocks_are_taken_where_a_probe_of_them_is_right(name: str, in_blocks: bool) -> None:
-    policy = tiny_policy(tiny_model(name))
-    assert try_blocks(policy.model, lambda: keeps_apart(policy, in_blocks=True)) == in_blocks
+@pytest.mark.parametrize(
+    ("name", "changes", "in_blocks"),
+    [
+        ("llama", {}, True),
+        ("gpt2", {}, True),
+        ("mistral window", {}, False),
+        ("qwen2_moe", {}, False),  # the loss that balances its experts reads the mask
+        ("qwen2_moe", {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 0}, False),
+    ],
+)
+def test_which_models_take_blocks(name: str, changes: dict[str, Any], in_blocks: bool) -> None:
+    policy = tiny_policy(tiny_model(name, **changes))
+    made = merged(MICRO, {"stage": "pretrain", "pretrain": {"sequence_tokens": 64}})
+    context: Any = SimpleNamespace(config=RunConfig.model_validate(made))
+    _check_model(context, policy)
     assert takes_blocks(policy.model) == in_blocks
 
 
@@ -122,9 +134,14 @@ def test_a_probe_of_blocks_sees_documents_that_see_each_other(monkeypatch: pytes
     assert not keeps_apart(policy, in_blocks=True)
 
 
-def test_training_does_not_let_documents_see_each_other(train: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_training_does_not_let_documents_see_each_other(
+    in_blocks: bool, train: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What the trainer itself hands to the model, not what the collator alone would."""
-    seen = []
+    seen, blocks = [], []
+    if not in_blocks:
+        monkeypatch.setattr(pretrain, "documents_pay", lambda sizes, **rows: False)
     forward = LlamaForCausalLM.forward
 
     def spy(self: Any, *args: Any, **inputs: Any) -> Any:
@@ -133,7 +150,9 @@ def test_training_does_not_let_documents_see_each_other(train: Any, monkeypatch:
             row = inputs["position_ids"][0].tolist()
             first = row.index(0, 1) if 0 in row[1:] else len(row)  # the length of the first document
             alone = forward(self, input_ids=inputs["input_ids"][:1, :first], use_cache=False).logits[0]
-            seen.append(first < len(row) and "blocks" in inputs)
+            seen.append(first < len(row))
+            assert in_blocks or "blocks" not in inputs
+            blocks.append("blocks" in inputs)
             torch.testing.assert_close(output.logits[0, :first], alone, rtol=1e-4, atol=1e-4)
             second = inputs["input_ids"][:1, first:][:, : [*row[first + 1 :], 0].index(0) + 1]
             if seen[-1]:
@@ -145,6 +164,7 @@ def test_training_does_not_let_documents_see_each_other(train: Any, monkeypatch:
     monkeypatch.setattr(LlamaForCausalLM, "forward", spy)
     train(name="apart", stage="pretrain", pretrain={"epochs": 1, "sequence_tokens": 192, "batch_size": 1})
     assert any(seen)
+    assert any(blocks) == in_blocks
 
 
 def test_perplexity_is_that_of_the_documents_one_by_one() -> None:

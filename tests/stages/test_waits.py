@@ -1,6 +1,7 @@
 """While passes are computed nothing is read from the device, which would be to wait for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ READS = {
     aten._local_scalar_dense.default,  # float(), int(), bool(), item()
     aten.nonzero.default,
     aten.masked_select.default,
+    aten.equal.default,
 }
+METHODS = ("tolist", "cpu", "numpy")
+"""These read the memory of a processor, unseen by what sees operations."""
 
 
 class NothingRead(TorchDispatchMode):
@@ -36,9 +40,20 @@ class NothingRead(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+@contextmanager
+def nothing_read() -> Iterator[None]:
+    def refuse(self: torch.Tensor, *args: Any, **options: Any) -> Any:
+        raise AssertionError("a copy to the host waits for the device")
+
+    with pytest.MonkeyPatch.context() as patch, NothingRead():
+        for name in METHODS:
+            patch.setattr(torch.Tensor, name, refuse)
+        yield
+
+
 def watched(own: Any) -> Any:
     def call(*args: Any, **options: Any) -> Any:
-        with NothingRead():
+        with nothing_read():
             return own(*args, **options)
 
     return call
@@ -75,7 +90,11 @@ def test_what_waits_is_refused() -> None:
         lambda: bool(mask.any()),
         lambda: values[mask],
         lambda: mask.nonzero(),
+        lambda: values.tolist(),
+        lambda: values.cpu(),
+        lambda: values.numpy(),
+        lambda: torch.equal(values, values),
     ]
     for wait in waits:
-        with pytest.raises(AssertionError, match="waits for the device"), NothingRead():
+        with pytest.raises(AssertionError, match="waits for the device"), nothing_read():
             wait()
