@@ -167,7 +167,7 @@ def _probe_sharing(causal_lm: Any, right: Callable[[Sharing], bool]) -> tuple[Sh
     if is_windowed(text):
         # The probe may well fit into the window, beyond which a block mask would take its place.
         return Sharing.NOTHING, [
-            "this model's attention has a sliding window: each completion repeats its prompt"
+            "this model has layers that do not attend to all before them: each completion repeats its prompt"
         ]
     if not allows(lambda: right(Sharing.PROMPT)):
         return Sharing.NOTHING, [

@@ -195,7 +195,7 @@ class Slots:
             raise
         except RuntimeError as error:
             self.records = None
-            self._graphs.clear()
+            self._graphs.clear()  # the cache may move from now on, and they hold memory
             warnings.warn(
                 f"sampling goes on without CUDA graphs, more slowly: {str(error).splitlines()[0]}",
                 stacklevel=2,

@@ -1,7 +1,7 @@
 """Stage `pretrain`: predict the next token of raw text, with transformers' Trainer.
 
 Documents are packed into sequences of one length (best fit, by TRL), and each sees only itself: attention is
-told where they are, or transformers builds a mask from position ids, which start anew with every document.
+told where they are, or transformers tells by position ids, which start anew with every document.
 """
 
 import math
@@ -28,7 +28,7 @@ from rlreason.stages.context import RunContext
 from rlreason.stages.exact import ExactTrainer, begin
 from rlreason.stages.policies import load_stage_policy
 from rlreason.stages.sft import collect_traces, trace_texts
-from rlreason.stages.trainer import balanced_experts, trainer_arguments
+from rlreason.stages.trainer import balanced_experts, balances_experts, trainer_arguments
 from rlreason.tasks import Trace, Turn, load_documents, split_documents, traces
 
 NAME = "pretrain"
@@ -204,6 +204,7 @@ def train_pretrain(context: RunContext) -> None:
     later_traces = collect_traces(context)[0] if "sft" in context.config.stages else []
     policy = load_stage_policy(context, texts=_texts(context, found, later_traces), dropout=True)
     _check_model(context, policy)
+    in_blocks = take_blocks(policy)
     disable_progress_bars()
     if context.start is None and context.config.model.scratch is not None:
         context.view.note(f"pretraining: {_new_model(policy)}")
@@ -217,6 +218,8 @@ def train_pretrain(context: RunContext) -> None:
         f"pretraining: {len(found.train)} documents, {tokens:,} tokens in {len(packed)} sequences "
         f"({tokens / (len(packed) * settings.sequence_tokens):.1%} full), {len(found.held_out)} held out"
     )
+    if not in_blocks and context.config.model.attention == "sdpa":
+        context.view.note("pretraining: this model's attention knows no blocks: documents are masked")
     rows = digest_of(row for part in (packed, measured) for row in part)
     carried = begin(context, NAME, "pretraining")
     check_rows(carried, rows, field="pretrain.text", value=settings.text)
@@ -270,11 +273,18 @@ def _check_model(context: RunContext, policy: Policy) -> None:
             "stage: this model lets the documents of a packed sequence see each other (it takes no position "
             "ids, or has recurrent layers), so it cannot be pretrained here; take one with plain attention"
         )
-    shape = policy.model.config.get_text_config()
-    # Not seen by the probe: a window that is in the mask alone, and the loss that balances experts, which
-    # reads the mask that blocks do without.
-    if not is_windowed(shape) and not hasattr(shape, "output_router_logits"):
-        try_blocks(causal_lm_of(policy.model), lambda: keeps_apart(policy, in_blocks=True))
+
+
+def take_blocks(policy: Policy) -> bool:
+    """Let attention leave out pairs of tokens of different documents, where the model can; whether it does.
+
+    Two things are not seen by the probe: a window that is in the mask alone, and the loss that balances
+    experts, which reads a mask of two dimensions (transformers before 5.15).
+    """
+    text = policy.model.config.get_text_config()
+    if is_windowed(text) or balances_experts(text):
+        return False
+    return try_blocks(causal_lm_of(policy.model), lambda: keeps_apart(policy, in_blocks=True))
 
 
 @torch.no_grad()

@@ -52,6 +52,11 @@ def trainer_arguments(
     return made
 
 
+def balances_experts(text: Any) -> bool:
+    """Whether a config is that of a mixture of experts with a load-balancing loss."""
+    return hasattr(text, "output_router_logits") and bool(getattr(text, "router_aux_loss_coef", 0.0))
+
+
 @contextmanager
 def balanced_experts(model: Any) -> Iterator[None]:
     """While a mixture of experts is taught by examples, its config's load-balancing loss is added.
@@ -62,7 +67,7 @@ def balanced_experts(model: Any) -> Iterator[None]:
     if not hasattr(settings, "output_router_logits"):
         yield
         return
-    settings.output_router_logits = bool(getattr(settings, "router_aux_loss_coef", 0.0))
+    settings.output_router_logits = balances_experts(settings)
     try:
         yield
     finally:

@@ -120,6 +120,29 @@ def test_where_a_step_cannot_be_recorded_sampling_goes_on_and_says_so() -> None:
         assert_same(flat(engine.generate(requests(CROWD), Sampling(8))), expected)
 
 
+def test_recordings_are_dropped_where_a_later_one_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """12 slots are recorded, and their half is not."""
+    left = []
+    own = Slots._try_to_record
+
+    def once(work: Any, device: torch.device, beside: Any) -> Replayed:
+        if left:
+            raise RuntimeError("out of something")
+        return Replayed(work, device, beside)
+
+    def spied(self: Slots, *rest: Any) -> None:
+        own(self, *rest)
+        left.append(len(self._graphs))
+
+    monkeypatch.setattr(Slots, "_try_to_record", spied)
+    model = tiny_model("llama")
+    engine = native(model, max_sequences=12, eos_ids=(), pace=Pace(tokens=4, block=256, record=once))
+    with pytest.warns(UserWarning, match="out of something"):
+        found = flat(engine.generate(requests([(5, 17)]), Sampling(20)))
+    assert left == [1, 0]
+    assert_same(found, flat(native(model, eos_ids=()).generate(requests([(5, 17)]), Sampling(20))))
+
+
 def test_a_free_slot_is_filled_before_another_token_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two slots and four completions of 6 tokens, computed but for the last: 2 x 5 steps, not one more."""
     engine = native(tiny_model("llama"), max_sequences=2, eos_ids=())

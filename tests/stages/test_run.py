@@ -364,8 +364,9 @@ def test_gradient_that_is_not_finite_is_skipped_and_then_refused(
     whole = Updater._loss
     broken = iter([False, True, False, False])
 
-    def poisoned(self: Updater, *arguments: Any) -> torch.Tensor:
-        return whole(self, *arguments) * (math.nan if next(broken, True) else 1.0)
+    def poisoned(self: Updater, *arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        loss, deviation = whole(self, *arguments)
+        return loss * (math.nan if next(broken, True) else 1.0), deviation
 
     monkeypatch.setattr(Updater, "_loss", poisoned)
     with pytest.raises(UserError, match="4 optimizer steps in a row had a gradient that is not finite"):
