@@ -285,9 +285,9 @@ def test_wrong_input_is_refused() -> None:
 
 def test_chunks_by_the_device() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert [tokens_at_once(vocabulary, cpu) for vocabulary in (100, 49_152, 151_936)] == [512] * 3
-    assert [tokens_at_once(vocabulary, gpu) for vocabulary in (49_152, 151_936, 300_000)] == [2730, 883, 512]
-    # 600 tokens of 49,152 logits: 512 in float32 and three blocks of 2^20; all in half precision, 3 of 2^24.
-    assert logit_bytes(600, 49_152, torch.float32, cpu) == 4 * 512 * 49_152 + 12 * 2**20
-    assert logit_bytes(600, 49_152, torch.bfloat16, gpu) == 2 * 600 * 49_152 + 12 * 2**24
+    assert [tokens_at_once(vocabulary, cpu) for vocabulary in (100, 49_152, 151_936)] == [768] * 3
+    assert [tokens_at_once(vocabulary, gpu) for vocabulary in (49_152, 151_936, 300_000)] == [2730, 883, 768]
+    # 800 tokens of 49,152 logits: 768 in float32 and three blocks of 2^20; all in half precision, 3 of 2^24.
+    assert logit_bytes(800, 49_152, torch.float32, cpu) == 4 * 768 * 49_152 + 12 * 2**20
+    assert logit_bytes(800, 49_152, torch.bfloat16, gpu) == 2 * 800 * 49_152 + 12 * 2**24
     assert logit_bytes(3, 100, torch.float32, gpu) == 4 * 300 + 12 * 300
