@@ -28,8 +28,8 @@ NAME = "rlreason_blocks"
 """The name of this attention among those of transformers."""
 
 # Keys and values in blocks are at most so many times those of the rows, which bounds their memory; and the
-# pairs of tokens at most this share of those under a mask, so that gathering them is paid for, except in rows
-# of several groups, which a mask would be the death of.
+# pairs of tokens at most this share of those under a mask, so that gathering them is paid for; but rows of
+# several groups would be too long for a mask in any case.
 _MOST_COPIES, _MOST_PAIRS = 3.0, 0.7
 
 MOST_PADDED = 1.5
