@@ -166,7 +166,7 @@ def dies_with_a_grandchild(response: Response, example: dict[str, Any]) -> float
     """As above, and the worker itself dies."""
     if response.text == "bad":
         leaves_a_grandchild(response, example)
-        while not os.path.exists(example["pids"]):
+        while not (os.path.exists(example["pids"]) and os.path.getsize(example["pids"])):
             time.sleep(0.001)
         os._exit(1)
     return 1.0
