@@ -173,7 +173,7 @@ def sampler_weights(trainer_old_BT: Tensor, sampler_BT: Tensor, *, cap: float) -
 
 
 def merge_metrics(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Combine the metrics of micro-batches: sums add, of what is the largest the largest is taken."""
+    """Combine the metrics of micro-batches: sums add, of maxima the larger is taken."""
     merged: dict[str, Tensor] = {}
     for part in parts:
         for name, value in part.items():

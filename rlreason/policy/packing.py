@@ -68,7 +68,7 @@ class Packed:
 
     def with_mask(self, mask_CT: Tensor) -> "Packed":
         """The same with loss elsewhere."""
-        return replace(self, mask_CT=mask_CT, places_F=mask_CT.flatten().nonzero().squeeze(1))
+        return replace(self, mask_CT=mask_CT, places_F=_places(mask_CT))
 
     @property
     def attention_N1WW(self) -> Tensor | None:
@@ -91,6 +91,10 @@ class Packed:
         if self.blocks is not None:
             moved["blocks"] = self.blocks.to(device)
         return replace(self, **moved)
+
+
+def _places(mask_CT: Tensor) -> Tensor:
+    return mask_CT.flatten().nonzero().squeeze(1)
 
 
 @dataclass(frozen=True)
@@ -356,6 +360,6 @@ def _pack_rows(sequences: Sequence[Completion], rows: Sequence[Row], pad_id: int
         source_CT=source,
         targets_CT=targets,
         mask_CT=mask,
-        places_F=mask.flatten().nonzero().squeeze(1),
+        places_F=_places(mask),
         order=tuple(order),
     )

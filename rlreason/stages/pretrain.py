@@ -279,7 +279,7 @@ def take_blocks(policy: Policy) -> bool:
     """Let attention leave out pairs of tokens of different documents, where the model can; whether it does.
 
     Two things are not seen by the probe: a window that is in the mask alone, and the loss that balances
-    experts, which reads a mask of two dimensions (transformers before 5.15).
+    experts, which in older versions of transformers reads a mask of two dimensions.
     """
     text = policy.model.config.get_text_config()
     if is_windowed(text) or balances_experts(text):
