@@ -20,8 +20,8 @@ from rlreason.policy.blocks import MOST_PADDED
 from rlreason.policy.packing import LEAST_BEGINNING
 from rlreason.policy.precision import resolve_precision
 from rlreason.rollout.kernels import room
-from rlreason.rollout.native import PREFILL_KEYS
-from rlreason.rollout.slots import pace_of, sequences_at_once
+from rlreason.rollout.native import PREFILL_KEYS, Held, what_to_hold
+from rlreason.rollout.slots import Pace, pace_of, sequences_at_once
 
 # Python with torch and transformers, and with TRL's trainers besides, on Linux: measured, 2026-11-27.
 _BASE = 600 * 2**20
@@ -150,12 +150,11 @@ def _sampling(
     and values are there twice before they are in the cache, with what one layer makes of them.
     """
     online, evaluation = config.online, config.eval
-    wanted = max(online.prompts_per_step * online.group_size, evaluation.questions * evaluation.samples)
-    slots = min(sequences_at_once(config.rollout.max_sequences, device), wanted)
-    longest = prompts.longest + config.rollout.max_new_tokens
-    pace = pace_of(device)
-    positions = room(longest, pace.block)
-    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize * slots * positions
+    asked = [(online.prompts_per_step, online.group_size), (evaluation.questions, evaluation.samples)]
+    at_once, pace = sequences_at_once(config.rollout.max_sequences, device), pace_of(device)
+    slots = min(at_once, max(count * size for count, size in asked))
+    positions = max(_positions(config, prompts, count, size, at_once, pace) for count, size in asked)
+    cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize * positions
     logits = slots * shape.vocabulary * (dtype.itemsize + 3 * 4)
     waiting = slots * prompts.longest
     together = max(prompts.longest, min(pace.prefill, waiting))
@@ -165,6 +164,22 @@ def _sampling(
         entering += 2 * keys * shape.heads * shape.head_dim
     beside = max(logits, entering * dtype.itemsize)
     return Part(f"cache of {slots} sequences", cache + beside, "rollout.max_sequences")
+
+
+def _positions(config: RunConfig, prompts: Prompts, count: int, size: int, at_once: int, pace: Pace) -> int:
+    """Positions of the cache for so many prompts of so many completions each: those of slots, and those held.
+
+    As many prompts may be held as are in the slots, each with one completion that is left.
+    """
+    slots, copied, held = min(at_once, count * size), prompts.longest, 0
+    if config.rollout.engine != "transformers":
+        groups = [(prompts.longest, size)] * count
+        match what_to_hold(groups, prompts.common, slots, pace.spared):
+            case Held.PROMPTS:
+                copied, held = 0, min(count, slots) * room(prompts.longest, pace.block)
+            case Held.BEGINNING:
+                copied, held = prompts.longest - prompts.common, room(prompts.common, pace.block)
+    return slots * room(copied + config.rollout.max_new_tokens, pace.block) + held
 
 
 # ---------------------------------------------------------------------- learning from examples

@@ -18,6 +18,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from rlreason.policy.adapter import effective_weight
 from rlreason.rollout.families import ACTIVATIONS, DecoderSpec, LayerSpec
 from rlreason.rollout.kernels import Cache, Linear
+from rlreason.rollout.shared import Shared
 
 _Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Layer number, queries, keys and values of the new tokens -> attention's output, like the queries."""
@@ -61,6 +62,10 @@ class Prompt:
 
     def __len__(self) -> int:
         return self.keys_LKND.shape[2] + (len(self.after) if self.after is not None else 0)
+
+    def parts(self) -> list["Prompt"]:
+        """What stands in front, from the first on, and itself."""
+        return [*(self.after.parts() if self.after is not None else ()), self]
 
     def clone(self) -> "Prompt":
         """The same in tensors of its own; computed with others, it is a part of theirs."""
@@ -190,21 +195,29 @@ class Decoder:
             for row, length in enumerate(lengths)
         ]
 
-    def decode(self, tokens_S: Tensor, lengths_S: Tensor, store: Cache) -> Tensor:
+    def decode(
+        self, tokens_S: Tensor, lengths_S: Tensor, store: Cache, shared: Shared | None = None
+    ) -> Tensor:
         """Append one token to each of the first S slots of `store` and return the next logits_SV.
 
-        `lengths_S` counts the positions in use before the call; `store` has room for one more.
+        `lengths_S` counts the positions in use before the call, those in `shared` among them; `store` has
+        room for one more.
         """
-        self._reserve(store.positions)
+        longest = store.positions + (0 if shared is None else shared.positions)
+        self._reserve(longest)
         rows = torch.arange(len(tokens_S), device=self._device)
         rotations = [(cos[lengths_S, None, None], sin[lengths_S, None, None]) for cos, sin in self._tables]
-        masks = self._masks(lengths_S, store.positions)
+        own_S = lengths_S if shared is None else lengths_S - shared.length_S
+        place_XW = torch.arange(longest, device=self._device) if shared is None else shared.place_SW(store)
+        masks = self._masks(lengths_S, place_XW)
         scale = self._spec.attention_scale
 
         def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            store.append(index, rows, lengths_S, key[:, :, 0], value[:, :, 0])
+            store.append(index, rows, own_S, key[:, :, 0], value[:, :, 0])
             mask = masks[self._window_of[index]]
-            return store.attend(index, query[:, :, 0], mask, scale).unsqueeze(2)
+            if shared is None:
+                return store.attend(index, query[:, :, 0], mask, scale).unsqueeze(2)
+            return shared.attend(index, store, query[:, :, 0], mask, scale).unsqueeze(2)
 
         hidden = self._forward(tokens_S.unsqueeze(1), rotations, attend)
         return self._logits(hidden[:, 0])
@@ -221,16 +234,20 @@ class Decoder:
         seen = distance >= 0
         return seen if window is None else seen & (distance < window)
 
-    def _masks(self, lengths_S: Tensor, longest: int) -> list[Tensor]:
-        """For each distinct window, 0 where a slot's new token sees a position and -inf elsewhere."""
-        # A window that no sequence has outgrown is none.
+    def _masks(self, lengths_S: Tensor, place_XW: Tensor) -> list[Tensor]:
+        """For each distinct window, 0 where a slot's new token sees a key and -inf elsewhere, (S, 1, 1, W).
+
+        The places of the keys in their sequences are those of all slots, (W,), or of each, (S, W).
+        """
+        # A window that no sequence can outgrow in this cache is none.
+        longest = place_XW.shape[-1]
         reaches = [w if w is not None and w < longest else None for w in self._windows]
-        distance_ST = lengths_S.unsqueeze(1) - torch.arange(longest, device=self._device)
+        distance_SW = lengths_S.unsqueeze(1) - place_XW
         masks = {}
         for reach in dict.fromkeys(reaches):
-            hidden_ST = distance_ST < 0 if reach is None else (distance_ST < 0) | (distance_ST >= reach)
-            mask = torch.zeros(hidden_ST.shape, dtype=self._dtype, device=self._device)
-            masks[reach] = mask.masked_fill_(hidden_ST, -math.inf)[:, None, None, :]
+            hidden_SW = distance_SW < 0 if reach is None else (distance_SW < 0) | (distance_SW >= reach)
+            mask = torch.zeros(hidden_SW.shape, dtype=self._dtype, device=self._device)
+            masks[reach] = mask.masked_fill_(hidden_SW, -math.inf)[:, None, None, :]
         return [masks[reach] for reach in reaches]
 
     # ------------------------------------------------------------------ the layers

@@ -80,6 +80,10 @@ class Cache:
         self._keys = [self._room(0, keys=True) for _ in range(layers)]
         self._values = [self._room(0) for _ in range(layers)]
 
+    @property
+    def kv_heads(self) -> int:
+        return self._shape[1]
+
     def _room(self, positions: int, *, keys: bool = False) -> Tensor:
         slots, heads, width = self._shape
         shape = (
@@ -92,18 +96,24 @@ class Cache:
         """Whether there is room for `longest` positions, and not for twice as many as that needs."""
         return longest <= self.positions < 2 * room(longest, self._block)
 
-    def reserve(self, longest: int) -> None:
-        """Have that room; where it was not there, all that is held moves to new storage."""
-        if self.has_room(longest):
+    def reserve(self, longest: int, slots: int = 0) -> None:
+        """Have that room, and so many slots; where one was not there, all that is held moves to new storage.
+
+        Slots at least double where there are too few.
+        """
+        before, heads, width = self._shape
+        if slots <= before and self.has_room(longest):
             return
-        wanted = room(longest, self._block)
+        if slots > before:
+            self._shape = (max(slots, 2 * before), heads, width)
+        wanted = self.positions if self.has_room(longest) else room(longest, self._block)
         kept = min(self.positions, wanted)
         for layer in range(len(self._keys)):
             # Layer by layer, so that the old and the new cache never stand side by side.
             keys, values = self._room(wanted, keys=True), self._room(wanted)
             axis = -1 if self._columns else -2
-            keys.narrow(axis, 0, kept).copy_(self._keys[layer].narrow(axis, 0, kept))
-            values[:, :, :kept] = self._values[layer][:, :, :kept]
+            keys[:before].narrow(axis, 0, kept).copy_(self._keys[layer].narrow(axis, 0, kept))
+            values[:before, :, :kept] = self._values[layer][:, :, :kept]
             self._keys[layer], self._values[layer] = keys, values
         self.positions = wanted
 
@@ -140,12 +150,22 @@ class Cache:
         """
         slots, heads, width = query_SHD.shape
         kv_heads = self._shape[1]
-        keys, values = self._keys[layer][:slots], self._values[layer][:slots]
         if not self._columns:
+            keys, values = self._keys[layer][:slots], self._values[layer][:slots]
             grouped = query_SHD.reshape(slots, kv_heads, -1, width)
             out = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=mask_S11T, scale=scale)
             return out.reshape(slots, heads, width)
-        grouped = (query_SHD * scale).view(slots * kv_heads, -1, width)
-        scores = torch.bmm(grouped, keys.flatten(0, 1))
-        scores.view(slots, kv_heads, -1, self.positions).add_(mask_S11T)
-        return torch.bmm(torch.softmax(scores, -1), values.flatten(0, 1)).view(slots, heads, width)
+        scores = self.scores(layer, (query_SHD * scale).view(slots, kv_heads, -1, width))
+        return self.mix(layer, torch.softmax(scores.add_(mask_S11T), -1)).reshape(slots, heads, width)
+
+    def scores(self, layer: int, query_BKRD: Tensor) -> Tensor:
+        """The product of queries with each key of the first B slots, (B, K, R, T). Needs `columns`."""
+        batch, kv_heads, rows, _ = query_BKRD.shape
+        keys = self._keys[layer][:batch]
+        return torch.bmm(query_BKRD.flatten(0, 1), keys.flatten(0, 1)).view(batch, kv_heads, rows, -1)
+
+    def mix(self, layer: int, weights_BKRT: Tensor) -> Tensor:
+        """The sum of the values of the first B slots, weighted, (B, K, R, D)."""
+        batch, kv_heads, rows, _ = weights_BKRT.shape
+        values = self._values[layer][:batch]
+        return torch.bmm(weights_BKRT.flatten(0, 1), values.flatten(0, 1)).view(batch, kv_heads, rows, -1)

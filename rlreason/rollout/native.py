@@ -1,9 +1,9 @@
 """The native engine: batched decoding of the families it knows, with a cache that grows in blocks.
 
 Each prompt is computed once, however many completions it gets, and so is what all prompts begin with, such
-as a system prompt; keys and values are copied into the slot of every completion. A finished completion
-leaves its slot and the next one enters before another token is drawn: on a processor at once, on a GPU when
-the host looks next.
+as a system prompt. On a processor its keys and values are held once as well, where that pays; else they are
+copied into the slot of every completion. A finished completion leaves its slot and the next one enters before
+another token is drawn: on a processor at once, on a GPU when the host looks next.
 
 Shapes: V vocabulary.
 """
@@ -11,6 +11,7 @@ Shapes: V vocabulary.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum
 from itertools import chain, groupby
 from typing import Any
 
@@ -31,6 +32,14 @@ PREFILL_KEYS = 8
 # What prompts begin with is computed by itself if that saves this share of their tokens, in a pass that is
 # worth making. What goes on from it needs a mask, and kernels for those are slower.
 _COMMON_SHARE, _COMMON_TOKENS = 1 / 8, 16
+
+
+class Held(Enum):
+    """What is held once for the completions that go on from it."""
+
+    NOTHING = "nothing"
+    BEGINNING = "what all prompts begin with"
+    PROMPTS = "prompts"
 
 
 @dataclass
@@ -102,17 +111,22 @@ class NativeEngine:
         done: list[list[Rollout | None]] = [[None] * len(request.seeds) for request in requests]
         if not waiting:
             return [[] for _ in requests]
+        asked = [request for request in requests if request.seeds]
+        common = _common([request.prompt_ids for request in asked])
+        capacity = min(self._max_sequences, len(waiting))
+        groups = [(len(request.prompt_ids), len(request.seeds)) for request in asked]
+        held = what_to_hold(groups, len(common), capacity, self._pace.spared)
         slots = Slots(
             self.decoder,
-            capacity=min(self._max_sequences, len(waiting)),
+            capacity=capacity,
             longest=max(len(request.prompt_ids) for request in requests) + sampling.max_new_tokens,
             sampling=sampling,
             eos_ids=sorted(self._eos_ids),
             device=self.device,
             pace=self._pace,
+            share=held is not Held.NOTHING,
         )
-        common = _common([request.prompt_ids for request in requests if request.seeds])
-        batch = _Batch(self.decoder, slots, sampling, self._eos_ids, common, self._pace.prefill)
+        batch = _Batch(self.decoder, slots, sampling, self._eos_ids, common, self._pace.prefill, held)
         finished = 0
         while waiting or batch.rows:
             left = batch.leave()
@@ -141,8 +155,10 @@ class _Batch:
         eos_ids: frozenset[int],
         common: list[int],
         prefill: int,
+        held: Held,
     ) -> None:
         self._prefill_tokens = prefill
+        self._held = held
         self._decoder = decoder
         self._common = decoder.prefill([common])[0] if common else None
         self._slots = slots
@@ -171,7 +187,8 @@ class _Batch:
         kept = {}
         for number, prompt in chain(self._prefilled.items(), self._prefill(fresh)):
             if rows := rows_of.get(number):
-                self._slots.enter(prompt, torch.stack([_uniforms(row, self._limit) for row in rows]))
+                uniforms = torch.stack([_uniforms(row, self._limit) for row in rows])
+                self._slots.enter(prompt, uniforms, self._held_of(number, prompt))
                 self.rows += rows
             if number == following:
                 # As each is a part of the tensors of all that were computed with it.
@@ -182,10 +199,25 @@ class _Batch:
             row.drawn = 1
         return True
 
+    def _held_of(self, number: int, prompt: Prompt) -> tuple[int, Prompt] | None:
+        """What of the prompt of a request is held once, with a number for it."""
+        if self._held is Held.PROMPTS:
+            return number, prompt
+        if self._held is Held.BEGINNING and prompt.after is not None:
+            return 0, prompt.after
+        return None
+
+    def _copied(self, row: _Row) -> int:
+        """How many tokens of its prompt a row has in its own slot."""
+        if self._held is Held.PROMPTS:
+            return 0
+        in_front = len(self._common) if self._held is Held.BEGINNING and self._common is not None else 0
+        return len(row.prompt_ids) - in_front
+
     def _reserve(self, rows: Sequence[_Row], tokens: int) -> None:
         """Have room for what is in the cache, where the last token drawn is not yet, and `tokens` more."""
         self._slots.reserve(
-            max(len(row.prompt_ids) + min(self._limit, max(0, row.drawn - 1) + tokens) for row in rows)
+            max(self._copied(row) + min(self._limit, max(0, row.drawn - 1) + tokens) for row in rows)
         )
 
     def _prefill(self, prompts: dict[int, list[int]]) -> Iterator[tuple[int, Prompt]]:
@@ -237,6 +269,22 @@ def _common(prompts: Sequence[Sequence[int]]) -> list[int]:
     saved = length * (len(prompts) - 1)
     pays = length >= _COMMON_TOKENS and saved >= _COMMON_SHARE * sum(map(len, prompts))
     return list(prompts[0][:length]) if pays else []
+
+
+def what_to_hold(groups: Sequence[tuple[int, int]], common: int, capacity: int, least: int | None) -> Held:
+    """What to hold once for prompts that begin with `common` same tokens, in so many slots.
+
+    `groups` are the tokens of each prompt and its number of completions. That is held which spares a slot
+    more positions on the mean; nothing where that is less than `least` in all, or where `least` is None.
+    """
+    if least is None:
+        return Held.NOTHING
+    rows = sum(count for _, count in groups)
+    spared = {Held.BEGINNING: common * (1 - 1 / capacity), Held.PROMPTS: 0.0}
+    for length, count in groups:
+        spared[Held.PROMPTS] += count / rows * length * (1 - 1 / min(count, capacity))
+    most = max(spared, key=lambda held: spared[held])
+    return most if spared[most] * capacity >= least else Held.NOTHING
 
 
 def _uniforms(row: _Row, count: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from rlreason.rollout.decoder import Decoder, Prompt
 from rlreason.rollout.engine import Sampling
 from rlreason.rollout.sampler import sample_tokens
+from rlreason.rollout.shared import Shared
 
 
 class Graph(Protocol):
@@ -43,20 +44,23 @@ class Pace:
     draws into the void, until then. With `record` a step is recorded once and replayed: the number of slots
     is then rounded up to a power-of-two part of all, and the cache doubles and never shrinks, so that there
     are few recordings; else it holds what is needed. Its size is a multiple of `block` positions. Prompts are
-    computed together up to `prefill` tokens, padding included.
+    computed together up to `prefill` tokens, padding included. Keys that several completions go on from are
+    held once where that spares the slots `spared` positions in all; None, as for recorded steps, is never.
     """
 
     tokens: int
     block: int
     record: Record | None = None
     prefill: int = 1024
+    spared: int | None = None
 
 
 def pace_of(device: torch.device) -> Pace:
     if device.type == "cuda":
         return Pace(tokens=16, block=256, record=_record_cuda, prefill=8192)
-    # Looking costs nothing. Products of widths that are no multiple of 32 take up to twice as long.
-    return Pace(tokens=1, block=32)
+    # Looking costs nothing. Products of widths that are no multiple of 32 take up to twice as long. What it
+    # takes to bring queries together costs more than it saves where fewer positions are spared.
+    return Pace(tokens=1, block=32, spared=2500)
 
 
 def sequences_at_once(asked: int | None, device: torch.device) -> int:
@@ -70,8 +74,8 @@ def sequences_at_once(asked: int | None, device: torch.device) -> int:
 class Slots:
     """The first `used` slots hold a completion each. `capacity` is the number of slots.
 
-    `longest` is how many positions a prompt and its completion may come to take.
-    `records` is how steps are recorded, None from the moment in which that failed.
+    `longest` is how many positions a slot may come to take. With `share` each completion goes on from what is
+    held once for several. `records` is how steps are recorded, None from the moment in which that failed.
     """
 
     def __init__(
@@ -84,11 +88,13 @@ class Slots:
         eos_ids: Sequence[int],
         device: torch.device,
         pace: Pace,
+        share: bool = False,
     ) -> None:
         self._decoder = decoder
         self._sampling = sampling
         self.records = pace.record
         self._cache = decoder.new_cache(capacity, block=pace.block)
+        self._shared = Shared(decoder.new_cache(0, block=pace.block)) if share else None
         self._graphs: dict[int, Graph] = {}
         self._longest = longest
         self.capacity = capacity
@@ -115,14 +121,22 @@ class Slots:
             self._graphs.clear()
             self._cache.reserve(min(max(positions, 2 * self._cache.positions), self._longest))
 
-    def enter(self, prompt: Prompt, uniforms_SN: Tensor) -> None:
-        """Begin a completion of one prompt for each row of uniforms, and draw its first token."""
+    def enter(self, prompt: Prompt, uniforms_SN: Tensor, held: tuple[int, Prompt] | None = None) -> None:
+        """Begin a completion of one prompt for each row of uniforms, and draw its first token.
+
+        `held`, for slots that share, is what of the prompt is held once: all of it or what stands in front,
+        with a number by which it is known.
+        """
         count = len(uniforms_SN)
         slots = slice(self.used, self.used + count)
-        part: Prompt | None = prompt
-        while part is not None:
-            self._cache.fill(slots, part.keys_LKND, part.values_LKND, end=len(part))
-            part = part.after
+        own, start = prompt.parts(), 0
+        if self._shared is not None and held is not None:
+            number, shared = held
+            parts, start = shared.parts(), len(shared)
+            self._shared.enter(count, number, [(part.keys_LKND, part.values_LKND) for part in parts])
+            own = own[len(parts) :]
+        for part in own:
+            self._cache.fill(slots, part.keys_LKND, part.values_LKND, end=len(part) - start)
         self._lengths_S[slots] = len(prompt)
         self._drawn_S[slots] = 0
         self._writing_S[slots] = True
@@ -167,6 +181,8 @@ class Slots:
                 *(self._ids_SN, self._logprobs_SN, self._uniforms_SN),
             ):
                 state[targets] = state[sources]
+        if self._shared is not None:
+            self._shared.drop(order)
         # A free slot may be computed along with the others: at the first position, which there always is.
         self._lengths_S[left : self.used] = 0
         self._writing_S[left : self.used] = False
@@ -204,7 +220,8 @@ class Slots:
     def _compute(self, count: int) -> None:
         """Put the last token of the first `count` slots into the cache and draw the next one."""
         slots = slice(0, count)
-        logits_SV = self._decoder.decode(self._tokens_S[slots], self._lengths_S[slots], self._cache)
+        tokens_S, lengths_S = self._tokens_S[slots], self._lengths_S[slots]
+        logits_SV = self._decoder.decode(tokens_S, lengths_S, self._cache, self._shared)
         self._lengths_S[slots] += self._writing_S[slots]
         self._draw(slots, logits_SV)
 

@@ -116,3 +116,27 @@ def test_one_prompt_fills_several_slots(columns: bool) -> None:
     found = cache.attend(0, query, masks([3, 3, 3], cache.positions), 0.5)
     torch.testing.assert_close(found[0], found[1])
     torch.testing.assert_close(found[0], found[2])
+
+
+@pytest.mark.parametrize("columns", [True, False])
+def test_more_slots_keep_what_is_held(columns: bool) -> None:
+    torch.manual_seed(0)
+    cache = Cache(layers=2, slots=0, kv_heads=1, head_dim=4, like=torch.zeros(1), columns=columns, block=8)
+    held = []
+
+    def fill(length: int) -> None:
+        number = len(held)
+        keys, values = torch.randn(2, 2, 1, length, 4)
+        cache.reserve(max(length, *(part.shape[2] for part, _ in held), 0), number + 1)
+        cache.fill(slice(number, number + 1), keys, values, end=length)
+        held.append((keys, values))
+
+    for length in (3, 7, 2, 20, 5):
+        fill(length)
+    query = torch.randn(5, 2, 4)
+    found = cache.attend(1, query, masks([part.shape[2] for part, _ in held], cache.positions), 0.5)
+    for slot, (keys, values) in enumerate(held):
+        for head in range(2):
+            weights = torch.softmax(keys[1, 0].double() @ query[slot, head].double() * 0.5, 0)
+            wanted = weights @ values[1, 0].double()
+            torch.testing.assert_close(found[slot, head].double(), wanted, rtol=1e-5, atol=1e-5)
