@@ -131,9 +131,18 @@ def step_flops(model: Mapping[str, int], **sizes: Any) -> float:
 
 
 def decode_bytes(
-    model: Mapping[str, int], *, prompt_tokens: float, sequences: int, new_tokens: int, item: int
+    model: Mapping[str, int],
+    *,
+    prompts: float,
+    prompt_tokens: float,
+    sequences: int,
+    new_tokens: int,
+    item: int,
 ) -> float:
-    """Bytes that decoding has to read: all matrices for every token, and each sequence's cache so far."""
+    """Bytes that decoding has to read for every token: all matrices, and the cache so far.
+
+    A prompt is read once for all its completions, and each reads its own tokens.
+    """
     weights = item * (model["body"] + model["head"]) * new_tokens
-    pairs = sequences * new_tokens * (prompt_tokens + new_tokens / 2)
-    return weights + item * 2 * model["layers"] * model["kv_heads"] * model["head_dim"] * pairs
+    positions = new_tokens * (prompts * prompt_tokens + sequences * new_tokens / 2)
+    return weights + item * 2 * model["layers"] * model["kv_heads"] * model["head_dim"] * positions

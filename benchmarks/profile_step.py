@@ -138,6 +138,7 @@ def ours(settings: dict[str, Any], turns: Turns) -> None:
     clock.wrap(decoder.Decoder, "decode", "layers")
     clock.wrap(decoder.Decoder, "_logits", "vocabulary")
     clock.wrap(decoder.Cache, "attend", "attention")
+    clock.wrap(decoder.Prefixes, "attend", "attention")
     clock.wrap(slots, "sample_tokens", "vocabulary")
     clock.wrap(update.Updater, "update", "rest", phase="update")
     clock.wrap(forward, "token_logprobs", "vocabulary")

@@ -240,7 +240,8 @@ def measure(bench: Bench, sides: dict[str, Any], sequences: int) -> dict[str, An
     mean = sum(tokens) / len(tokens)
     sizes = {"prompt_tokens": mean, "sequences": sequences, "new_tokens": options.new_tokens}
     flops = sampling_flops(facts["model"], prompts=prompts, **sizes)
-    read = decode_bytes(facts["model"], item=2 if options.dtype == "bfloat16" else 4, **sizes)
+    item = 2 if options.dtype == "bfloat16" else 4
+    read = decode_bytes(facts["model"], prompts=prompts, item=item, **sizes)
     return {
         "sequences": sequences,
         "limit_seconds": {

@@ -9,7 +9,7 @@ one size at a time is varied; every round measures each case once, in reversed o
 is sampled four times: whole, for two tokens, for one, and for one after prompts of one token. From these:
 
     prefill    seconds for all prompts: one token after the prompts, less one token after next to nothing. So
-               the copies that a group makes of its prompt's cache are in it
+               whatever a group makes of its prompt's cache is in it
     decode     microseconds for a further token of one completion: the whole, less two tokens, with which all
                that is done once a call is done
 
@@ -103,7 +103,14 @@ def limits(bench: Bench, case: Case, *, at_once: int) -> dict[str, float]:
     whole, rest = divmod(sequences, at_once)
     item = 2 if bench.options.dtype == "bfloat16" else 4
     read = sum(
-        decode_bytes(model, prompt_tokens=before, sequences=wave, new_tokens=tokens - 2, item=item)
+        decode_bytes(
+            model,
+            prompts=wave / size,
+            prompt_tokens=before,
+            sequences=wave,
+            new_tokens=tokens - 2,
+            item=item,
+        )
         for wave in [at_once] * whole + [rest] * bool(rest)
     )
     flops = sampling_flops(model, prompts=0, prompt_tokens=before, sequences=sequences, new_tokens=tokens - 2)

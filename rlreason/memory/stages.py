@@ -20,7 +20,7 @@ from rlreason.policy.blocks import MOST_PADDED
 from rlreason.policy.packing import LEAST_BEGINNING
 from rlreason.policy.precision import resolve_precision
 from rlreason.rollout.kernels import room
-from rlreason.rollout.native import PREFILL_KEYS, Held, what_to_hold
+from rlreason.rollout.native import PREFILL_KEYS, Shared, what_to_share
 from rlreason.rollout.slots import Pace, pace_of, sequences_at_once
 
 # Python with torch and transformers, and with TRL's trainers besides, on Linux: measured, 2026-11-27.
@@ -167,19 +167,17 @@ def _sampling(
 
 
 def _positions(config: RunConfig, prompts: Prompts, count: int, size: int, at_once: int, pace: Pace) -> int:
-    """Positions of the cache for so many prompts of so many completions each: those of slots, and those held.
+    """Positions of the cache for so many prompts of so many completions each.
 
-    As many prompts may be held as are in the slots, each with one completion that is left.
+    Where those share their prompt, it is held for as many as may be in the slots, each with the last of its
+    completions. What all begin with is counted for each: it is known when they are asked.
     """
-    slots, copied, held = min(at_once, count * size), prompts.longest, 0
+    slots, new = min(at_once, count * size), config.rollout.max_new_tokens
     if config.rollout.engine != "transformers":
-        groups = [(prompts.longest, size)] * count
-        match what_to_hold(groups, prompts.common, slots, pace.spared):
-            case Held.PROMPTS:
-                copied, held = 0, min(count, slots) * room(prompts.longest, pace.block)
-            case Held.BEGINNING:
-                copied, held = prompts.longest - prompts.common, room(prompts.common, pace.block)
-    return slots * room(copied + config.rollout.max_new_tokens, pace.block) + held
+        shared = what_to_share([(prompts.longest, size)] * count, 0, slots, pace.spared)
+        if shared is Shared.PROMPT:
+            return slots * room(new, pace.block) + min(count, slots) * room(prompts.longest, pace.block)
+    return slots * room(prompts.longest + new, pace.block)
 
 
 # ---------------------------------------------------------------------- learning from examples

@@ -1,7 +1,7 @@
 """The forward pass of the native engine: a described decoder over a cache.
 
-Shapes: S slots, H query heads, K key-value heads, R = H / K, D head size, T cache positions, L layers,
-V vocabulary; B rows and N tokens a row in one pass.
+Shapes: S slots, H query heads, K key-value heads, R = H / K, D head size, T cache positions, W keys that a
+slot meets, L layers, V vocabulary; B rows and N tokens a row in one pass.
 """
 
 import math
@@ -18,7 +18,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 from rlreason.policy.adapter import effective_weight
 from rlreason.rollout.families import ACTIVATIONS, DecoderSpec, LayerSpec
 from rlreason.rollout.kernels import Cache, Linear
-from rlreason.rollout.shared import Shared
+from rlreason.rollout.prefixes import Prefixes
 
 _Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Layer number, queries, keys and values of the new tokens -> attention's output, like the queries."""
@@ -196,28 +196,30 @@ class Decoder:
         ]
 
     def decode(
-        self, tokens_S: Tensor, lengths_S: Tensor, store: Cache, shared: Shared | None = None
+        self, tokens_S: Tensor, lengths_S: Tensor, store: Cache, prefixes: Prefixes | None = None
     ) -> Tensor:
         """Append one token to each of the first S slots of `store` and return the next logits_SV.
 
-        `lengths_S` counts the positions in use before the call, those in `shared` among them; `store` has
+        `lengths_S` counts the positions in use before the call, those of its prefix among them; `store` has
         room for one more.
         """
-        longest = store.positions + (0 if shared is None else shared.positions)
+        longest = store.positions + (0 if prefixes is None else prefixes.room)
         self._reserve(longest)
         rows = torch.arange(len(tokens_S), device=self._device)
         rotations = [(cos[lengths_S, None, None], sin[lengths_S, None, None]) for cos, sin in self._tables]
-        own_S = lengths_S if shared is None else lengths_S - shared.length_S
-        place_XW = torch.arange(longest, device=self._device) if shared is None else shared.place_SW(store)
-        masks = self._masks(lengths_S, place_XW)
+        if prefixes is None:
+            own_S, positions = lengths_S, torch.arange(longest, device=self._device)
+        else:
+            own_S, positions = lengths_S - prefixes.length_S, prefixes.position_SW(store)
+        masks = self._masks(lengths_S, positions)
         scale = self._spec.attention_scale
 
         def attend(index: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             store.append(index, rows, own_S, key[:, :, 0], value[:, :, 0])
             mask = masks[self._window_of[index]]
-            if shared is None:
+            if prefixes is None:
                 return store.attend(index, query[:, :, 0], mask, scale).unsqueeze(2)
-            return shared.attend(index, store, query[:, :, 0], mask, scale).unsqueeze(2)
+            return prefixes.attend(index, store, query[:, :, 0], mask, scale).unsqueeze(2)
 
         hidden = self._forward(tokens_S.unsqueeze(1), rotations, attend)
         return self._logits(hidden[:, 0])
@@ -234,15 +236,15 @@ class Decoder:
         seen = distance >= 0
         return seen if window is None else seen & (distance < window)
 
-    def _masks(self, lengths_S: Tensor, place_XW: Tensor) -> list[Tensor]:
+    def _masks(self, lengths_S: Tensor, positions: Tensor) -> list[Tensor]:
         """For each distinct window, 0 where a slot's new token sees a key and -inf elsewhere, (S, 1, 1, W).
 
-        The places of the keys in their sequences are those of all slots, (W,), or of each, (S, W).
+        The W keys stand at the same positions in all sequences, (W,), or at those of each, (S, W).
         """
         # A window that no sequence can outgrow in this cache is none.
-        longest = place_XW.shape[-1]
+        longest = positions.shape[-1]
         reaches = [w if w is not None and w < longest else None for w in self._windows]
-        distance_SW = lengths_S.unsqueeze(1) - place_XW
+        distance_SW = lengths_S.unsqueeze(1) - positions
         masks = {}
         for reach in dict.fromkeys(reaches):
             hidden_SW = distance_SW < 0 if reach is None else (distance_SW < 0) | (distance_SW >= reach)

@@ -97,15 +97,12 @@ class Cache:
         return longest <= self.positions < 2 * room(longest, self._block)
 
     def reserve(self, longest: int, slots: int = 0) -> None:
-        """Have that room, and so many slots; where one was not there, all that is held moves to new storage.
-
-        Slots at least double where there are too few.
-        """
+        """Have that room and so many slots; where one was not there, what is held moves to new storage."""
         before, heads, width = self._shape
         if slots <= before and self.has_room(longest):
             return
         if slots > before:
-            self._shape = (max(slots, 2 * before), heads, width)
+            self._shape = (slots, heads, width)
         wanted = self.positions if self.has_room(longest) else room(longest, self._block)
         kept = min(self.positions, wanted)
         for layer in range(len(self._keys)):
@@ -132,6 +129,14 @@ class Cache:
         """Copy what is in some slots to others."""
         for part in (*self._keys, *self._values):
             part[targets] = part[sources]
+
+    def copy(self, slot: int, start: int, source: "Cache", source_slot: int, count: int) -> None:
+        """Put the first `count` positions of a slot of another cache into one of this, from `start` on."""
+        axis = -1 if self._columns else -2
+        for own, other in zip(self._keys, source._keys, strict=True):
+            own[slot].narrow(axis, start, count).copy_(other[source_slot].narrow(axis, 0, count))
+        for own, other in zip(self._values, source._values, strict=True):
+            own[slot, :, start : start + count] = other[source_slot, :, :count]
 
     def append(
         self, layer: int, rows_S: Tensor, places_S: Tensor, key_SKD: Tensor, value_SKD: Tensor

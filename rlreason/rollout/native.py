@@ -1,9 +1,9 @@
 """The native engine: batched decoding of the families it knows, with a cache that grows in blocks.
 
 Each prompt is computed once, however many completions it gets, and so is what all prompts begin with, such
-as a system prompt. On a processor its keys and values are held once as well, where that pays; else they are
-copied into the slot of every completion. A finished completion leaves its slot and the next one enters before
-another token is drawn: on a processor at once, on a GPU when the host looks next.
+as a system prompt. On a processor keys and values of such a prefix are held once as well, where that pays;
+else they are copied into the slot of every completion. A finished completion leaves its slot and the next one
+enters before another token is drawn: on a processor at once, on a GPU when the host looks next.
 
 Shapes: V vocabulary.
 """
@@ -34,12 +34,12 @@ PREFILL_KEYS = 8
 _COMMON_SHARE, _COMMON_TOKENS = 1 / 8, 16
 
 
-class Held(Enum):
-    """What is held once for the completions that go on from it."""
+class Shared(Enum):
+    """The prefix that is held once for several slots."""
 
     NOTHING = "nothing"
     BEGINNING = "what all prompts begin with"
-    PROMPTS = "prompts"
+    PROMPT = "the prompt of a group"
 
 
 @dataclass
@@ -76,7 +76,7 @@ class NativeEngine:
         causal_lm = causal_lm_of(model)
         self.device = next(causal_lm.parameters()).device
         self.decoder = Decoder(describe(causal_lm), dtype=dtype, device=self.device)
-        self._pace = pace or pace_of(self.device)
+        self.pace = pace or pace_of(self.device)
         self._eos_ids = frozenset(eos_ids)
         self._max_sequences = max_sequences
 
@@ -93,7 +93,7 @@ class NativeEngine:
             eos_ids=self._eos_ids,
             max_sequences=self._max_sequences,
             dtype=self._dtype,
-            pace=self._pace,
+            pace=self.pace,
         )
 
     @torch.inference_mode()
@@ -115,7 +115,7 @@ class NativeEngine:
         common = _common([request.prompt_ids for request in asked])
         capacity = min(self._max_sequences, len(waiting))
         groups = [(len(request.prompt_ids), len(request.seeds)) for request in asked]
-        held = what_to_hold(groups, len(common), capacity, self._pace.spared)
+        shared = what_to_share(groups, len(common), capacity, self.pace.spared)
         slots = Slots(
             self.decoder,
             capacity=capacity,
@@ -123,10 +123,10 @@ class NativeEngine:
             sampling=sampling,
             eos_ids=sorted(self._eos_ids),
             device=self.device,
-            pace=self._pace,
-            share=held is not Held.NOTHING,
+            pace=self.pace,
+            prefixes={Shared.NOTHING: None, Shared.BEGINNING: 1, Shared.PROMPT: len(asked)}[shared],
         )
-        batch = _Batch(self.decoder, slots, sampling, self._eos_ids, common, self._pace.prefill, held)
+        batch = _Batch(self.decoder, slots, sampling, self._eos_ids, common, self.pace.prefill, shared)
         finished = 0
         while waiting or batch.rows:
             left = batch.leave()
@@ -138,9 +138,11 @@ class NativeEngine:
             if told is not None:
                 told(finished)
             if batch.rows:
-                batch.write(self._pace.tokens)
-        if slots.records is None and self._pace.record is not None:
-            self._pace = replace(self._pace, record=None)  # it would fail again
+                if not waiting:
+                    batch.settle(self.pace.spared)
+                batch.write(self.pace.tokens)
+        if slots.records is None and self.pace.record is not None:
+            self.pace = replace(self.pace, record=None)  # it would fail again
         return [[rollout for rollout in group if rollout is not None] for group in done]
 
 
@@ -155,10 +157,10 @@ class _Batch:
         eos_ids: frozenset[int],
         common: list[int],
         prefill: int,
-        held: Held,
+        shared: Shared,
     ) -> None:
         self._prefill_tokens = prefill
-        self._held = held
+        self._shared = shared
         self._decoder = decoder
         self._common = decoder.prefill([common])[0] if common else None
         self._slots = slots
@@ -188,7 +190,7 @@ class _Batch:
         for number, prompt in chain(self._prefilled.items(), self._prefill(fresh)):
             if rows := rows_of.get(number):
                 uniforms = torch.stack([_uniforms(row, self._limit) for row in rows])
-                self._slots.enter(prompt, uniforms, self._held_of(number, prompt))
+                self._slots.enter(prompt, uniforms, self._prefix(number, prompt))
                 self.rows += rows
             if number == following:
                 # As each is a part of the tensors of all that were computed with it.
@@ -199,25 +201,27 @@ class _Batch:
             row.drawn = 1
         return True
 
-    def _held_of(self, number: int, prompt: Prompt) -> tuple[int, Prompt] | None:
-        """What of the prompt of a request is held once, with a number for it."""
-        if self._held is Held.PROMPTS:
-            return number, prompt
-        if self._held is Held.BEGINNING and prompt.after is not None:
+    def _prefix(self, number: int, prompt: Prompt) -> tuple[int, Prompt] | None:
+        """What of the prompt of a request is shared, with a number for it."""
+        if self._shared is Shared.BEGINNING:
+            assert prompt.after is not None
             return 0, prompt.after
-        return None
+        return None if self._shared is Shared.NOTHING else (number, prompt)
 
-    def _copied(self, row: _Row) -> int:
+    def _own(self, row: _Row) -> int:
         """How many tokens of its prompt a row has in its own slot."""
-        if self._held is Held.PROMPTS:
-            return 0
-        in_front = len(self._common) if self._held is Held.BEGINNING and self._common is not None else 0
-        return len(row.prompt_ids) - in_front
+        match self._shared:
+            case Shared.NOTHING:
+                return len(row.prompt_ids)
+            case Shared.BEGINNING:
+                return len(row.prompt_ids) - len(self._common or ())
+            case Shared.PROMPT:
+                return 0
 
     def _reserve(self, rows: Sequence[_Row], tokens: int) -> None:
         """Have room for what is in the cache, where the last token drawn is not yet, and `tokens` more."""
         self._slots.reserve(
-            max(self._copied(row) + min(self._limit, max(0, row.drawn - 1) + tokens) for row in rows)
+            max(self._own(row) + min(self._limit, max(0, row.drawn - 1) + tokens) for row in rows)
         )
 
     def _prefill(self, prompts: dict[int, list[int]]) -> Iterator[tuple[int, Prompt]]:
@@ -238,6 +242,12 @@ class _Batch:
             now, numbers = numbers[:several], numbers[several:]
             own = [prompts[number][start:] for number in now]
             yield from zip(now, self._decoder.prefill(own, self._common), strict=True)
+
+    def settle(self, least: int | None) -> None:
+        """Nobody is to come: stop sharing prefixes once what is left of the slots is spared too little."""
+        if self._shared is not Shared.NOTHING and least is not None and self._slots.spared < least:
+            self._slots.copy_prefixes()
+            self._shared = Shared.NOTHING
 
     def write(self, tokens: int) -> None:
         """Draw up to that many tokens more in each row, and not more than any row can take."""
@@ -271,20 +281,21 @@ def _common(prompts: Sequence[Sequence[int]]) -> list[int]:
     return list(prompts[0][:length]) if pays else []
 
 
-def what_to_hold(groups: Sequence[tuple[int, int]], common: int, capacity: int, least: int | None) -> Held:
-    """What to hold once for prompts that begin with `common` same tokens, in so many slots.
+def what_to_share(groups: Sequence[tuple[int, int]], common: int, capacity: int, least: int | None) -> Shared:
+    """What slots share of prompts that begin with `common` same tokens.
 
-    `groups` are the tokens of each prompt and its number of completions. That is held which spares a slot
-    more positions on the mean; nothing where that is less than `least` in all, or where `least` is None.
+    `groups` are the tokens of each prompt and its number of completions. The slots, all as wide as the
+    longest needs, are spared the copies but for the one that is held: the prefix is taken that spares them
+    most positions, and none where that is less than `least`, or where `least` is None.
     """
     if least is None:
-        return Held.NOTHING
+        return Shared.NOTHING
     rows = sum(count for _, count in groups)
-    spared = {Held.BEGINNING: common * (1 - 1 / capacity), Held.PROMPTS: 0.0}
-    for length, count in groups:
-        spared[Held.PROMPTS] += count / rows * length * (1 - 1 / min(count, capacity))
-    most = max(spared, key=lambda held: spared[held])
-    return most if spared[most] * capacity >= least else Held.NOTHING
+    longest = max(length for length, _ in groups)
+    kept = sum(count / rows / min(count, capacity) for _, count in groups)
+    spared = {Shared.BEGINNING: common * (capacity - 1), Shared.PROMPT: capacity * longest * (1 - kept)}
+    most = max(spared, key=lambda shared: spared[shared])
+    return most if spared[most] >= least else Shared.NOTHING
 
 
 def _uniforms(row: _Row, count: int) -> Tensor:

@@ -1,5 +1,7 @@
 """Whether the native engine computes what the model does: asked of both before it is used, and on the way."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -15,8 +17,8 @@ _TOLERANCE = 1e-3
 def disagreement(policy: Policy) -> str | None:
     """Return how the native engine differs from the model's own forward pass, or None if it does not.
 
-    Both in float32, on two completions of each of two random prompts. For models that have the name of a
-    known family and are not built like it.
+    Both in float32, on two completions of each of two random prompts, with prefixes copied and, where the
+    device holds them once, shared. For models that have the name of a known family and are not built like it.
     """
     requests = _requests(policy)
     was_training = policy.model.training
@@ -24,6 +26,10 @@ def disagreement(policy: Policy) -> str | None:
     try:
         engine = NativeEngine(policy.model, eos_ids=(), max_sequences=2, dtype=torch.float32)
         groups = engine.generate(requests, Sampling(max_new_tokens=4))
+        if engine.pace.spared is not None:
+            engine.pace = replace(engine.pace, spared=1)
+            groups += engine.generate(requests, Sampling(max_new_tokens=4))
+            requests = requests * 2
         gaps, spread = [], 1.0
         for request, group in zip(requests, groups, strict=True):
             sampled = torch.tensor([rollout.logprobs for rollout in group], device=policy.device)

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from rlreason.rollout.decoder import Decoder, Prompt
 from rlreason.rollout.engine import Sampling
+from rlreason.rollout.prefixes import Prefixes
 from rlreason.rollout.sampler import sample_tokens
-from rlreason.rollout.shared import Shared
 
 
 class Graph(Protocol):
@@ -44,8 +44,9 @@ class Pace:
     draws into the void, until then. With `record` a step is recorded once and replayed: the number of slots
     is then rounded up to a power-of-two part of all, and the cache doubles and never shrinks, so that there
     are few recordings; else it holds what is needed. Its size is a multiple of `block` positions. Prompts are
-    computed together up to `prefill` tokens, padding included. Keys that several completions go on from are
-    held once where that spares the slots `spared` positions in all; None, as for recorded steps, is never.
+    computed together up to `prefill` tokens, padding included. A prefix that slots share is held once where
+    that spares them `spared` positions in all or more; with None, as for recorded steps, it never is.
+    Raises ValueError for `spared` below 1 or beside `record`.
     """
 
     tokens: int
@@ -54,12 +55,18 @@ class Pace:
     prefill: int = 1024
     spared: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.spared is not None and (self.spared < 1 or self.record is not None):
+            raise ValueError(f"spared must be at least 1, and None for recorded steps; got {self.spared}")
+
 
 def pace_of(device: torch.device) -> Pace:
     if device.type == "cuda":
         return Pace(tokens=16, block=256, record=_record_cuda, prefill=8192)
-    # Looking costs nothing. Products of widths that are no multiple of 32 take up to twice as long. What it
-    # takes to bring queries together costs more than it saves where fewer positions are spared.
+    if device.type != "cpu":
+        return Pace(tokens=1, block=32)
+    # Looking costs nothing. Products of widths that are no multiple of 32 take up to twice as long. Where
+    # fewer positions are spared, gathering the queries of a prefix costs more than it saves (docs/log.md).
     return Pace(tokens=1, block=32, spared=2500)
 
 
@@ -74,8 +81,9 @@ def sequences_at_once(asked: int | None, device: torch.device) -> int:
 class Slots:
     """The first `used` slots hold a completion each. `capacity` is the number of slots.
 
-    `longest` is how many positions a slot may come to take. With `share` each completion goes on from what is
-    held once for several. `records` is how steps are recorded, None from the moment in which that failed.
+    `longest` is how many positions a slot may come to take. With `prefixes` each has a prefix that it may
+    share, of which there are at most so many. `records` is how steps are recorded, None from the moment in
+    which that failed.
     """
 
     def __init__(
@@ -88,13 +96,16 @@ class Slots:
         eos_ids: Sequence[int],
         device: torch.device,
         pace: Pace,
-        share: bool = False,
+        prefixes: int | None = None,
     ) -> None:
         self._decoder = decoder
         self._sampling = sampling
         self.records = pace.record
+        self._block = pace.block
         self._cache = decoder.new_cache(capacity, block=pace.block)
-        self._shared = Shared(decoder.new_cache(0, block=pace.block)) if share else None
+        self._prefixes = None
+        if prefixes is not None:
+            self._prefixes = Prefixes(decoder.new_cache(0, block=pace.block), min(prefixes, capacity))
         self._graphs: dict[int, Graph] = {}
         self._longest = longest
         self.capacity = capacity
@@ -121,19 +132,20 @@ class Slots:
             self._graphs.clear()
             self._cache.reserve(min(max(positions, 2 * self._cache.positions), self._longest))
 
-    def enter(self, prompt: Prompt, uniforms_SN: Tensor, held: tuple[int, Prompt] | None = None) -> None:
+    def enter(self, prompt: Prompt, uniforms_SN: Tensor, prefix: tuple[int, Prompt] | None = None) -> None:
         """Begin a completion of one prompt for each row of uniforms, and draw its first token.
 
-        `held`, for slots that share, is what of the prompt is held once: all of it or what stands in front,
-        with a number by which it is known.
+        `prefix` is what of the prompt is shared: all of it or what stands in front, and a number by which it
+        is known. Given if, and only if, these slots have prefixes.
         """
+        assert (prefix is None) == (self._prefixes is None)
         count = len(uniforms_SN)
         slots = slice(self.used, self.used + count)
         own, start = prompt.parts(), 0
-        if self._shared is not None and held is not None:
-            number, shared = held
+        if self._prefixes is not None and prefix is not None:
+            number, shared = prefix
             parts, start = shared.parts(), len(shared)
-            self._shared.enter(count, number, [(part.keys_LKND, part.values_LKND) for part in parts])
+            self._prefixes.enter(count, number, [(part.keys_LKND, part.values_LKND) for part in parts])
             own = own[len(parts) :]
         for part in own:
             self._cache.fill(slots, part.keys_LKND, part.values_LKND, end=len(part) - start)
@@ -143,6 +155,21 @@ class Slots:
         self._uniforms_SN[slots, :-1] = uniforms_SN.to(self._tokens_S.device)
         self._draw(slots, prompt.logits_V.expand(count, -1))
         self.used += count
+
+    @property
+    def spared(self) -> int:
+        """How many positions are spared by prefixes that are held once."""
+        return 0 if self._prefixes is None else self._prefixes.spared
+
+    def copy_prefixes(self) -> None:
+        """Give each slot in use its prefix as its own. No completion may enter from then on."""
+        assert self._prefixes is not None
+        lengths = self._lengths_S[: self.used].tolist()
+        copied = self._decoder.new_cache(self.used, block=self._block)
+        copied.reserve(max(lengths))
+        counts = (self._lengths_S[: self.used] - self._prefixes.length_S).tolist()
+        self._prefixes.behind_copies(self._cache, counts, copied)
+        self._cache, self._prefixes = copied, None
 
     def advance(self, tokens: int) -> None:
         """Draw that many tokens in every slot in use. There is room in the cache for them."""
@@ -181,8 +208,8 @@ class Slots:
                 *(self._ids_SN, self._logprobs_SN, self._uniforms_SN),
             ):
                 state[targets] = state[sources]
-        if self._shared is not None:
-            self._shared.drop(order)
+        if self._prefixes is not None:
+            self._prefixes.drop(order)
         # A free slot may be computed along with the others: at the first position, which there always is.
         self._lengths_S[left : self.used] = 0
         self._writing_S[left : self.used] = False
@@ -221,7 +248,7 @@ class Slots:
         """Put the last token of the first `count` slots into the cache and draw the next one."""
         slots = slice(0, count)
         tokens_S, lengths_S = self._tokens_S[slots], self._lengths_S[slots]
-        logits_SV = self._decoder.decode(tokens_S, lengths_S, self._cache, self._shared)
+        logits_SV = self._decoder.decode(tokens_S, lengths_S, self._cache, self._prefixes)
         self._lengths_S[slots] += self._writing_S[slots]
         self._draw(slots, logits_SV)
 

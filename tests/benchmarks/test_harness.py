@@ -46,9 +46,10 @@ def test_arithmetic_of_sampling_and_of_a_step() -> None:
 
 def test_bytes_of_decoding() -> None:
     # weights: 2 bytes * 14 * 5 tokens = 140
-    # cache: 2 bytes * 2 (key, value) * 1 * 1 * 3 * 195 positions = 2340
-    found = hardware.decode_bytes(MODEL, prompt_tokens=4, sequences=6, new_tokens=5, item=2)
-    assert found == 140 + 2340
+    # positions: 5 tokens * (2 prompts * 4 + 6 * 5 / 2 of their own) = 115
+    # cache: 2 bytes * 2 (key, value) * 1 * 1 * 3 * 115 positions = 1380
+    found = hardware.decode_bytes(MODEL, prompts=2, prompt_tokens=4, sequences=6, new_tokens=5, item=2)
+    assert found == 140 + 1380
 
 
 def test_ratio_is_of_the_medians() -> None:

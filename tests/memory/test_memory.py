@@ -203,12 +203,12 @@ def test_many_long_sequences_make_sampling_the_moment_that_counts() -> None:
     assert sizes(behind)["cache of 100 sequences"] == cache + entering + 2 * 100 * 24 * 4 * 50 * 4
 
 
-def test_the_cache_holds_once_what_completions_go_on_from() -> None:
+def test_the_cache_holds_a_prompt_once_for_its_completions() -> None:
     """100 positions of a prompt in blocks of 32 and a sixteenth more are 128, 40 of a completion 64."""
     number = 2 * 4 * 2 * 50 * 4  # keys and values, 4 layers, 2 heads of 50, float32
     logits = 128 * 20_000 * 16
 
-    def cache(common: int, engine: str = "native", **grpo: Any) -> float:
+    def cache(engine: str = "native", **grpo: Any) -> float:
         made = config(
             rollout={"max_new_tokens": 40, "precision": "float32", "engine": engine},
             grpo={"micro_batch_tokens": 64, "share_prompt": False, **grpo},
@@ -217,17 +217,14 @@ def test_the_cache_holds_once_what_completions_go_on_from() -> None:
             eval={"questions": 1, "samples": 1},
         )
         shape = ModelShape(**{**vars(SHAPE), "trainable": 1000, "vocabulary": 20_000})
-        estimate = estimate_online(made, shape, Prompts(100, 140, common), CPU)
+        estimate = estimate_online(made, shape, Prompts(100, 140), CPU)
         assert estimate.moment == "sampling"
         return (sizes(estimate)["cache of 128 sequences"] - logits) / number
 
     groups = {"prompts_per_step": 16, "group_size": 8}
-    assert cache(0, **groups) == 128 * 64 + 16 * 128
-    # Of single completions each has a prompt of its own, but for what all begin with: 80 and 96 positions.
-    single = {"prompts_per_step": 128, "group_size": 1, "baseline": "greedy"}
-    assert cache(0, **single) == 128 * 160
-    assert cache(80, **single) == 128 * 64 + 96
-    assert cache(0, engine="transformers", **groups) == 128 * 160
+    assert cache(**groups) == 128 * 64 + 16 * 128
+    assert cache(engine="transformers", **groups) == 128 * 160
+    assert cache(prompts_per_step=128, group_size=1, baseline="greedy") == 128 * 160
 
 
 def test_the_stage_that_takes_most_is_the_run_s() -> None:

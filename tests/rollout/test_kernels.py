@@ -140,3 +140,33 @@ def test_more_slots_keep_what_is_held(columns: bool) -> None:
             weights = torch.softmax(keys[1, 0].double() @ query[slot, head].double() * 0.5, 0)
             wanted = weights @ values[1, 0].double()
             torch.testing.assert_close(found[slot, head].double(), wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("columns", [True, False])
+def test_a_slot_is_put_together_from_other_caches(columns: bool) -> None:
+    """Two of three positions of the first, and behind them three of the second."""
+    torch.manual_seed(0)
+    shape = {
+        "layers": 2,
+        "kv_heads": 1,
+        "head_dim": 4,
+        "like": torch.zeros(1),
+        "columns": columns,
+        "block": 8,
+    }
+    parts = [torch.randn(2, 2, 1, 3, 4) for _ in range(2)]
+    sources = [Cache(slots=2, **shape) for _ in parts]
+    for source, (keys, values) in zip(sources, parts, strict=True):
+        source.reserve(3)
+        source.fill(slice(1, 2), keys, values, end=3)
+    cache = Cache(slots=3, **shape)
+    cache.reserve(5)
+    cache.copy(2, 0, sources[0], 1, 2)
+    cache.copy(2, 2, sources[1], 1, 3)
+    wanted = Cache(slots=3, **shape)
+    wanted.reserve(5)
+    keys, values = (torch.cat([first[:, :, :2], second], 2) for first, second in zip(*parts, strict=True))
+    wanted.fill(slice(2, 3), keys, values, end=5)
+    query, mask = torch.randn(3, 2, 4), masks([5, 5, 5], 8)
+    for layer in range(2):
+        assert torch.equal(cache.attend(layer, query, mask, 0.5), wanted.attend(layer, query, mask, 0.5))
