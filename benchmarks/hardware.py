@@ -141,7 +141,8 @@ def decode_bytes(
 ) -> float:
     """Bytes that decoding has to read for every token: all matrices, and the cache so far.
 
-    A prompt is read once for all its completions, and each reads its own tokens.
+    A prompt is read once for all its completions, and each reads its own tokens. What several prompts begin
+    with is counted for each.
     """
     weights = item * (model["body"] + model["head"]) * new_tokens
     positions = new_tokens * (prompts * prompt_tokens + sequences * new_tokens / 2)

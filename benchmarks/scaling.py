@@ -105,7 +105,7 @@ def limits(bench: Bench, case: Case, *, at_once: int) -> dict[str, float]:
     read = sum(
         decode_bytes(
             model,
-            prompts=wave / size,
+            prompts=max(1, wave / size),
             prompt_tokens=before,
             sequences=wave,
             new_tokens=tokens - 2,

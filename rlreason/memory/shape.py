@@ -10,6 +10,7 @@ from rlreason.config.model import ModelConfig
 from rlreason.policy.adapter import causal_lm_of, with_adapter
 from rlreason.policy.architecture import scratch_config
 from rlreason.policy.scalar import model_config
+from rlreason.rollout.families import unsupported
 
 # Tokens that a tokenizer made for a task has, where it has not been made yet: of words and digits.
 _WORDS = 2000
@@ -20,7 +21,7 @@ class ModelShape:
     """`trainable` of `parameters` train; `embedding` are those of the token embedding.
 
     `tied` says whether it is the head too. `intermediate` is the width of the feed-forward part that one
-    token goes through.
+    token goes through. `native` says whether the native engine knows models of this kind.
     """
 
     parameters: int
@@ -34,6 +35,7 @@ class ModelShape:
     head_dim: int
     intermediate: int
     vocabulary: int
+    native: bool = True
 
     @property
     def body(self) -> int:
@@ -67,6 +69,7 @@ def shape_of(model: Any) -> ModelShape:
         head_dim=_size(settings, "head_dim", hidden // heads),
         intermediate=inner * _size(settings, "num_experts_per_tok", 1),
         vocabulary=int(embedding.shape[0]),
+        native=unsupported(causal_lm) is None,
     )
 
 

@@ -125,13 +125,18 @@ def estimate_online(
     return _largest(stage, held, now)
 
 
+def _native(config: RunConfig, shape: ModelShape) -> bool:
+    """Whether the native engine samples, as far as the kind of model decides it."""
+    return shape.native and config.rollout.engine != "transformers"
+
+
 def _sampler_copy(config: RunConfig, shape: ModelShape, dtype: torch.dtype, device: torch.device) -> int:
     """The native engine's weights. On a processor they are laid out anew, so that none are shared.
 
     Elsewhere float32 shares what it does not fuse, about half, unless an adapter is folded in. transformers
     samples from the weights.
     """
-    if config.rollout.engine == "transformers":
+    if not _native(config, shape):
         return 0
     if device.type != "cpu":
         if dtype != torch.float32:
@@ -153,7 +158,7 @@ def _sampling(
     asked = [(online.prompts_per_step, online.group_size), (evaluation.questions, evaluation.samples)]
     at_once, pace = sequences_at_once(config.rollout.max_sequences, device), pace_of(device)
     slots = min(at_once, max(count * size for count, size in asked))
-    positions = max(_positions(config, prompts, count, size, at_once, pace) for count, size in asked)
+    positions = max(_positions(config, shape, prompts, count, size, at_once, pace) for count, size in asked)
     cache = 2 * shape.layers * shape.kv_heads * shape.head_dim * dtype.itemsize * positions
     logits = slots * shape.vocabulary * (dtype.itemsize + 3 * 4)
     waiting = slots * prompts.longest
@@ -166,15 +171,17 @@ def _sampling(
     return Part(f"cache of {slots} sequences", cache + beside, "rollout.max_sequences")
 
 
-def _positions(config: RunConfig, prompts: Prompts, count: int, size: int, at_once: int, pace: Pace) -> int:
+def _positions(
+    config: RunConfig, shape: ModelShape, prompts: Prompts, count: int, size: int, at_once: int, pace: Pace
+) -> int:
     """Positions of the cache for so many prompts of so many completions each.
 
-    Where those share their prompt, it is held for as many as may be in the slots, each with the last of its
-    completions. What all begin with is counted for each: it is known when they are asked.
+    Where those share their prompt, at most one a slot is held: in the worst case each with one completion
+    that is left. What all prompts begin with is counted for each: it is known when they are asked.
     """
     slots, new = min(at_once, count * size), config.rollout.max_new_tokens
-    if config.rollout.engine != "transformers":
-        shared = what_to_share([(prompts.longest, size)] * count, 0, slots, pace.spared)
+    if _native(config, shape):
+        shared = what_to_share([(prompts.longest, size)] * count, 0, slots, pace.least_spared)
         if shared is Shared.PROMPT:
             return slots * room(new, pace.block) + min(count, slots) * room(prompts.longest, pace.block)
     return slots * room(prompts.longest + new, pace.block)

@@ -1,8 +1,10 @@
 """What a decoding step spends its time on: products with fixed weights, and attention over a cache.
 
-Shapes: S slots, H query heads, K key-value heads, R = H / K, D head size, T cache positions, L layers.
+Shapes: S slots, H query heads, K key-value heads, R = H / K, D head size, T cache positions, L layers, N
+positions of one slot; in `scores` and `mix` B slots of R queries for each key-value head.
 """
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -130,13 +132,29 @@ class Cache:
         for part in (*self._keys, *self._values):
             part[targets] = part[sources]
 
-    def copy(self, slot: int, start: int, source: "Cache", source_slot: int, count: int) -> None:
-        """Put the first `count` positions of a slot of another cache into one of this, from `start` on."""
-        axis = -1 if self._columns else -2
-        for own, other in zip(self._keys, source._keys, strict=True):
-            own[slot].narrow(axis, start, count).copy_(other[source_slot].narrow(axis, 0, count))
-        for own, other in zip(self._values, source._values, strict=True):
-            own[slot, :, start : start + count] = other[source_slot, :, :count]
+    def put_behind(
+        self, other: "Cache", sources_S: Sequence[int], lengths_S: Sequence[int], counts_S: Sequence[int]
+    ) -> None:
+        """Put what so many slots hold behind a copy of what is in a slot of another cache for each.
+
+        That are `lengths_S` positions of the other and `counts_S` of this. Slots beyond them are given up.
+        """
+        _, heads, width = self._shape
+        self._shape = (len(sources_S), heads, width)
+        moves = list(zip(sources_S, lengths_S, counts_S, strict=True))
+        self.positions = room(max(length + count for _, length, count in moves), self._block)
+        for layer in range(len(self._keys)):  # so that the old and the new cache never stand side by side
+            for parts, others, axis in (
+                (self._keys, other._keys, -1 if self._columns else -2),
+                (self._values, other._values, -2),
+            ):
+                fresh = self._room(self.positions, keys=parts is self._keys)
+                for slot, (source, length, count) in enumerate(moves):
+                    in_front = others[layer][source].narrow(axis, 0, length)
+                    fresh[slot].narrow(axis, 0, length).copy_(in_front)
+                    own = parts[layer][slot].narrow(axis, 0, count)
+                    fresh[slot].narrow(axis, length, count).copy_(own)
+                parts[layer] = fresh
 
     def append(
         self, layer: int, rows_S: Tensor, places_S: Tensor, key_SKD: Tensor, value_SKD: Tensor

@@ -57,6 +57,7 @@ class NativeEngine:
     """Sample from a transformers model of a known family, with weights copied into `dtype`.
 
     `model` is the plain causal LM, or a peft model whose adapter is folded into the copy at each refresh.
+    `pace` is the device's own unless given, and may be replaced between two calls of `generate`.
     Raises NoNativePathError, a ValueError, for a model of another family.
     """
 
@@ -115,7 +116,7 @@ class NativeEngine:
         common = _common([request.prompt_ids for request in asked])
         capacity = min(self._max_sequences, len(waiting))
         groups = [(len(request.prompt_ids), len(request.seeds)) for request in asked]
-        shared = what_to_share(groups, len(common), capacity, self.pace.spared)
+        shared = what_to_share(groups, len(common), capacity, self.pace.least_spared)
         slots = Slots(
             self.decoder,
             capacity=capacity,
@@ -139,7 +140,7 @@ class NativeEngine:
                 told(finished)
             if batch.rows:
                 if not waiting:
-                    batch.settle(self.pace.spared)
+                    batch.settle(self.pace.least_spared)
                 batch.write(self.pace.tokens)
         if slots.records is None and self.pace.record is not None:
             self.pace = replace(self.pace, record=None)  # it would fail again
@@ -284,14 +285,15 @@ def _common(prompts: Sequence[Sequence[int]]) -> list[int]:
 def what_to_share(groups: Sequence[tuple[int, int]], common: int, capacity: int, least: int | None) -> Shared:
     """What slots share of prompts that begin with `common` same tokens.
 
-    `groups` are the tokens of each prompt and its number of completions. The slots, all as wide as the
-    longest needs, are spared the copies but for the one that is held: the prefix is taken that spares them
-    most positions, and none where that is less than `least`, or where `least` is None.
+    `groups` are the tokens of each prompt and its number of completions. Copied prompts would take as many
+    positions in each slot as the longest has. The prefix is taken that spares most of them, less those of
+    what is held; and none where that is less than `least`, or where `least` is None.
     """
     if least is None:
         return Shared.NOTHING
     rows = sum(count for _, count in groups)
     longest = max(length for length, _ in groups)
+    # Of copies that would stand side by side, the share that is held: one of each group.
     kept = sum(count / rows / min(count, capacity) for _, count in groups)
     spared = {Shared.BEGINNING: common * (capacity - 1), Shared.PROMPT: capacity * longest * (1 - kept)}
     most = max(spared, key=lambda shared: spared[shared])

@@ -2,11 +2,12 @@
 
 The queries of all slots with the same prefix meet its keys in one product, and each slot's own keys in
 another, with one softmax over both (Hydragen, arXiv 2402.05099, has two). The keys of a prefix are read once
-a token for all of them, and take the memory of one copy.
+a token for all of them, and take the memory of one copy. Its product has rows for M slots, also where fewer
+have it. For processors: nothing here waits for a device or can be recorded.
 
 Shapes: S slots, L layers, K key-value heads, R query heads of each, H = K R, D head size; G prefixes, N
-positions of one, P room for the longest, M slots with the same one at most; T positions of a slot's own,
-W = P + T.
+positions of one, P room for the longest, M slots with the same one at most, B = M R; T positions of a slot's
+own, W = P + T; A any.
 """
 
 from dataclasses import dataclass
@@ -106,12 +107,10 @@ class Prefixes:
                 self._prefix_of = [prefix if one == last else one for one in self._prefix_of]
             self._held.pop()
 
-    def behind_copies(self, own: Cache, counts: list[int], copied: Cache) -> None:
-        """Put the prefix of each slot into `copied`, and behind it so many positions of its own."""
-        for slot, (prefix, count) in enumerate(zip(self._prefix_of, counts, strict=True)):
-            length = self._held[prefix][1]
-            copied.copy(slot, 0, self._cache, prefix, length)
-            copied.copy(slot, length, own, slot, count)
+    def copy_to(self, own: Cache, counts_S: list[int]) -> None:
+        """Put a copy of each slot's prefix in front of its so many positions in `own`."""
+        lengths_S = [self._held[prefix][1] for prefix in self._prefix_of]
+        own.put_behind(self._cache, self._prefix_of, lengths_S, counts_S)
 
     @property
     def _now(self) -> _Layout:
@@ -164,6 +163,6 @@ class Prefixes:
         return taken.transpose(1, 2).flatten(2, 3)
 
     def _spread(self, x_GKBA: Tensor) -> Tensor:
-        """The reverse, where B = M R: to each slot its own, (S, K, R, A)."""
+        """The reverse: to each slot its own, (S, K, R, A)."""
         now = self._now
         return x_GKBA.unflatten(2, (now.slot_GM.shape[1], -1))[now.prefix_S, :, now.rank_S]

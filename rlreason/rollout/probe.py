@@ -26,8 +26,8 @@ def disagreement(policy: Policy) -> str | None:
     try:
         engine = NativeEngine(policy.model, eos_ids=(), max_sequences=2, dtype=torch.float32)
         groups = engine.generate(requests, Sampling(max_new_tokens=4))
-        if engine.pace.spared is not None:
-            engine.pace = replace(engine.pace, spared=1)
+        if engine.pace.least_spared is not None:
+            engine.pace = replace(engine.pace, least_spared=1)
             groups += engine.generate(requests, Sampling(max_new_tokens=4))
             requests = requests * 2
         gaps, spread = [], 1.0

@@ -45,19 +45,20 @@ class Pace:
     is then rounded up to a power-of-two part of all, and the cache doubles and never shrinks, so that there
     are few recordings; else it holds what is needed. Its size is a multiple of `block` positions. Prompts are
     computed together up to `prefill` tokens, padding included. A prefix that slots share is held once where
-    that spares them `spared` positions in all or more; with None, as for recorded steps, it never is.
-    Raises ValueError for `spared` below 1 or beside `record`.
+    that spares them `least_spared` positions in all; with None, as on all but processors, it never is.
+    Raises ValueError for `least_spared` below 1 or beside `record`.
     """
 
     tokens: int
     block: int
     record: Record | None = None
     prefill: int = 1024
-    spared: int | None = None
+    least_spared: int | None = None
 
     def __post_init__(self) -> None:
-        if self.spared is not None and (self.spared < 1 or self.record is not None):
-            raise ValueError(f"spared must be at least 1, and None for recorded steps; got {self.spared}")
+        least = self.least_spared
+        if least is not None and (least < 1 or self.record is not None):
+            raise ValueError(f"least_spared must be at least 1, and None for recorded steps; got {least}")
 
 
 def pace_of(device: torch.device) -> Pace:
@@ -67,7 +68,7 @@ def pace_of(device: torch.device) -> Pace:
         return Pace(tokens=1, block=32)
     # Looking costs nothing. Products of widths that are no multiple of 32 take up to twice as long. Where
     # fewer positions are spared, gathering the queries of a prefix costs more than it saves (docs/log.md).
-    return Pace(tokens=1, block=32, spared=2500)
+    return Pace(tokens=1, block=32, least_spared=2500)
 
 
 def sequences_at_once(asked: int | None, device: torch.device) -> int:
@@ -101,10 +102,11 @@ class Slots:
         self._decoder = decoder
         self._sampling = sampling
         self.records = pace.record
-        self._block = pace.block
         self._cache = decoder.new_cache(capacity, block=pace.block)
         self._prefixes = None
         if prefixes is not None:
+            assert device.type == "cpu"
+            assert pace.record is None
             self._prefixes = Prefixes(decoder.new_cache(0, block=pace.block), min(prefixes, capacity))
         self._graphs: dict[int, Graph] = {}
         self._longest = longest
@@ -162,14 +164,11 @@ class Slots:
         return 0 if self._prefixes is None else self._prefixes.spared
 
     def copy_prefixes(self) -> None:
-        """Give each slot in use its prefix as its own. No completion may enter from then on."""
+        """Give each slot in use its prefix as its own, and give up the other slots."""
         assert self._prefixes is not None
-        lengths = self._lengths_S[: self.used].tolist()
-        copied = self._decoder.new_cache(self.used, block=self._block)
-        copied.reserve(max(lengths))
-        counts = (self._lengths_S[: self.used] - self._prefixes.length_S).tolist()
-        self._prefixes.behind_copies(self._cache, counts, copied)
-        self._cache, self._prefixes = copied, None
+        counts_S = (self._lengths_S[: self.used] - self._prefixes.length_S).tolist()
+        self._prefixes.copy_to(self._cache, counts_S)
+        self._prefixes, self.capacity = None, self.used
 
     def advance(self, tokens: int) -> None:
         """Draw that many tokens in every slot in use. There is room in the cache for them."""

@@ -134,8 +134,9 @@ def test_limits_of_decoding_count_every_wave() -> None:
     found = scaling.limits(bench, (2, 3, 4), at_once=4)
     # The last two tokens of six sequences: (2 * 14 * 12 + 24 * 12 * (5 + 1)) operations, two a second.
     assert found["arithmetic"] == (336 + 1728) / 2
-    # Waves of four and two: weights 4 * 14 * 2 each, cache 4 * 2 * 3 * 12 * 6 in all, four bytes a second.
-    assert found["bandwidth"] == (2 * 112 + 1728) / 4
+    # Waves of four and two, of 4 / 3 prompts and one: weights 4 * 14 * 2 each, a position 4 * 2 * 3 = 24.
+    # 2 * (4 / 3 * 5 + 4) and 2 * (5 + 2) of them; four bytes a second.
+    assert found["bandwidth"] == pytest.approx((2 * 112 + 24 * (64 / 3 + 14)) / 4)
 
 
 def test_a_part_is_what_is_not_in_a_part_within(monkeypatch: pytest.MonkeyPatch) -> None:

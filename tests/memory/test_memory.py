@@ -208,7 +208,7 @@ def test_the_cache_holds_a_prompt_once_for_its_completions() -> None:
     number = 2 * 4 * 2 * 50 * 4  # keys and values, 4 layers, 2 heads of 50, float32
     logits = 128 * 20_000 * 16
 
-    def cache(engine: str = "native", **grpo: Any) -> float:
+    def cache(engine: str = "auto", native: bool = True, **grpo: Any) -> float:
         made = config(
             rollout={"max_new_tokens": 40, "precision": "float32", "engine": engine},
             grpo={"micro_batch_tokens": 64, "share_prompt": False, **grpo},
@@ -216,14 +216,15 @@ def test_the_cache_holds_a_prompt_once_for_its_completions() -> None:
             prompt={"max_tokens": 100},
             eval={"questions": 1, "samples": 1},
         )
-        shape = ModelShape(**{**vars(SHAPE), "trainable": 1000, "vocabulary": 20_000})
+        shape = ModelShape(**{**vars(SHAPE), "trainable": 1000, "vocabulary": 20_000, "native": native})
         estimate = estimate_online(made, shape, Prompts(100, 140), CPU)
         assert estimate.moment == "sampling"
         return (sizes(estimate)["cache of 128 sequences"] - logits) / number
 
     groups = {"prompts_per_step": 16, "group_size": 8}
     assert cache(**groups) == 128 * 64 + 16 * 128
-    assert cache(engine="transformers", **groups) == 128 * 160
+    assert cache(prompts_per_step=400, group_size=2) == 128 * 64 + 128 * 128
+    assert cache(engine="transformers", **groups) == cache(native=False, **groups) == 128 * 160
     assert cache(prompts_per_step=128, group_size=1, baseline="greedy") == 128 * 160
 
 

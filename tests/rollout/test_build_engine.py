@@ -9,7 +9,7 @@ from tiny import VOCABULARY, plain_logprobs, tiny_model, tiny_policy, with_lora
 
 from rlreason.config.training import RolloutConfig
 from rlreason.errors import UserError
-from rlreason.rollout import build_engine
+from rlreason.rollout import build_engine, decoder
 from rlreason.rollout.probe import disagreement
 
 
@@ -99,3 +99,12 @@ def test_the_probe_leaves_the_model_as_it_was() -> None:
     assert model.training
     assert torch.equal(torch.get_rng_state(), random)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("broken", ["Prefixes", "Cache"])
+def test_prefixes_are_probed_as_they_are_used(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shared and copied: a mistake in either kind of attention alone is found."""
+    kind = getattr(decoder, broken)
+    own = kind.attend
+    monkeypatch.setattr(kind, "attend", lambda *rest: 1.1 * own(*rest))
+    assert "nats off" in str(disagreement(tiny_policy(tiny_model("llama"))))

@@ -144,7 +144,6 @@ def test_more_slots_keep_what_is_held(columns: bool) -> None:
 
 @pytest.mark.parametrize("columns", [True, False])
 def test_a_slot_is_put_together_from_other_caches(columns: bool) -> None:
-    """Two of three positions of the first, and behind them three of the second."""
     torch.manual_seed(0)
     shape = {
         "layers": 2,
@@ -159,14 +158,16 @@ def test_a_slot_is_put_together_from_other_caches(columns: bool) -> None:
     for source, (keys, values) in zip(sources, parts, strict=True):
         source.reserve(3)
         source.fill(slice(1, 2), keys, values, end=3)
-    cache = Cache(slots=3, **shape)
-    cache.reserve(5)
-    cache.copy(2, 0, sources[0], 1, 2)
-    cache.copy(2, 2, sources[1], 1, 3)
-    wanted = Cache(slots=3, **shape)
+    # The second slot of one, behind that of the other; and a copy of the first, which has nothing of its own.
+    first, second = sources
+    second.move(torch.tensor([1]), torch.tensor([0]))
+    second.put_behind(first, [1, 1], [2, 1], [3, 0])
+    wanted = Cache(slots=2, **shape)
     wanted.reserve(5)
-    keys, values = (torch.cat([first[:, :, :2], second], 2) for first, second in zip(*parts, strict=True))
-    wanted.fill(slice(2, 3), keys, values, end=5)
-    query, mask = torch.randn(3, 2, 4), masks([5, 5, 5], 8)
+    keys, values = (torch.cat([one[:, :, :2], other], 2) for one, other in zip(*parts, strict=True))
+    wanted.fill(slice(0, 1), keys, values, end=5)
+    wanted.fill(slice(1, 2), keys[:, :, :1], values[:, :, :1], end=1)
+    assert second.positions == wanted.positions
+    query, mask = torch.randn(2, 2, 4), masks([5, 1], 8)
     for layer in range(2):
-        assert torch.equal(cache.attend(layer, query, mask, 0.5), wanted.attend(layer, query, mask, 0.5))
+        assert torch.equal(second.attend(layer, query, mask, 0.5), wanted.attend(layer, query, mask, 0.5))

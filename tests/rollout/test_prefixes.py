@@ -15,9 +15,10 @@ from rlreason.rollout.kernels import Cache
 from rlreason.rollout.native import Shared, what_to_share
 from rlreason.rollout.prefixes import Prefixes
 from rlreason.rollout.slots import Pace, Slots
+from rlreason.types import Rollout
 
 # Small blocks, so that both caches grow and shrink, and are not as wide as each other.
-ALWAYS = Pace(tokens=1, block=4, spared=1)
+ALWAYS = Pace(tokens=1, block=4, least_spared=1)
 NEVER = Pace(tokens=1, block=4)
 SYSTEM = random_ids(20, seed=1)
 QUESTIONS = [[*SYSTEM, *random_ids(length, seed=length)] for length in (1, 4, 9)]
@@ -78,6 +79,9 @@ def test_attention_over_prefixes_that_come_and_go() -> None:
                 seen = position_SW[slot][~hidden_SW[slot]].tolist()
                 assert seen == list(range(keys.shape[1]))
 
+    def shapes() -> tuple[int, int]:
+        return prefixes._cache._shape[0], prefixes.room
+
     def drop(order: list[int]) -> None:
         prefixes.drop(order)
         sources = torch.tensor(order, dtype=torch.long)
@@ -86,9 +90,12 @@ def test_attention_over_prefixes_that_come_and_go() -> None:
 
     enter(7, [1, 3])
     check()
+    assert shapes() == (1, 8)
     enter(1, [2])
+    assert shapes() == (2, 24)
     enter(4, [4, 1, 2])
     check()
+    assert shapes() == (3, 24)  # not four: three are the most that there are
     drop([0, 5, 2, 3])  # one of each group
     check()
     drop([2, 3])  # the first prompt goes: the last takes its place
@@ -147,7 +154,7 @@ def test_a_shared_prefix_is_not_in_the_slots(
     assert max(seen) == (48, 0, 0)
 
 
-# Wider than what a slot holds of its own, 12 tokens in 16 positions, and less than what it sees.
+# Wider than what a slot holds of its own, 12 positions for 11 tokens, and less than what it sees.
 WINDOWS = {"a wide window": {"sliding_window": 24}}
 
 
@@ -214,17 +221,26 @@ def test_the_last_few_get_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Slots, "copy_prefixes", noted)
     requests = [Request(question, tuple(range(8))) for question in QUESTIONS[1:]]
     eos_ids = (EOS, 7, 11, 19, 23, 31)
-    pace = Pace(tokens=1, block=4, spared=100)
-    found = native(model, eos_ids=eos_ids, max_sequences=16, pace=pace).generate(requests, Sampling(30))
+    pace = Pace(tokens=1, block=4, least_spared=100)
+
+    def sampled(pace: Pace, slots: int) -> list[Rollout]:
+        engine = native(model, eos_ids=eos_ids, max_sequences=slots, pace=pace)
+        return flat(engine.generate(requests, Sampling(30)))
+
+    found = sampled(pace, 16)
     ((slots, spared),) = left
     assert 1 < slots < 8
     assert 0 < spared < 100
     sharing = [prefixes > 0 for _, prefixes, _ in seen]
     assert sharing == sorted(sharing, reverse=True)
     assert 3 < sum(sharing) < len(sharing) - 3
-    check_logprobs(model, flat(found))
-    wanted = native(model, eos_ids=eos_ids, max_sequences=16, pace=NEVER).generate(requests, Sampling(30))
-    assert_same(flat(found), flat(wanted))
+    check_logprobs(model, found)
+    assert_same(found, sampled(NEVER, 16))
+    # In 6 slots no more than 5 x 29 = 145 are spared, and less than 100 before the others have come.
+    left.clear()
+    assert_same(found, sampled(pace, 6))
+    assert len(left) == 1
+    assert min(slots for slots, _ in left) < 6
 
 
 @given(
@@ -247,7 +263,7 @@ def test_any_requests_get_what_they_get_with_copies(
         prompt = [*SYSTEM, *own] if begin_alike else own
         requests.append(Request(prompt, tuple(seed + 10 * number + k for k in range(count))))
     options: dict[str, Any] = {"max_sequences": slots, "eos_ids": (EOS, 7, 11, 19, 23)}
-    pace = Pace(tokens=tokens, block=4, spared=spared)
+    pace = Pace(tokens=tokens, block=4, least_spared=spared)
     found = native(model, pace=pace, **options).generate(requests, Sampling(9))
     wanted = native(model, pace=NEVER, **options).generate(requests, Sampling(9))
     assert_same(flat(found), flat(wanted))
@@ -281,6 +297,6 @@ def test_what_spares_most_is_shared(
 
 def test_recorded_steps_share_nothing() -> None:
     with pytest.raises(ValueError, match="None for recorded steps; got 1"):
-        Pace(tokens=1, block=32, spared=1, record=lambda *_: pytest.fail("never called"))
+        Pace(tokens=1, block=32, least_spared=1, record=lambda *_: pytest.fail("never called"))
     with pytest.raises(ValueError, match="at least 1"):
-        Pace(tokens=1, block=32, spared=0)
+        Pace(tokens=1, block=32, least_spared=0)

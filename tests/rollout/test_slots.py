@@ -43,11 +43,11 @@ class OnOneDevice(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-# What a processor does; with prompts that are held once; several tokens between two looks at what is done;
-# and that with recorded steps.
+# A look at what is done after each token; with shared prefixes; several tokens between two looks; and that
+# with recorded steps.
 PACES = {
     "each token": Pace(tokens=1, block=32),
-    "held once": Pace(tokens=1, block=32, spared=1),
+    "held once": Pace(tokens=1, block=32, least_spared=1),
     "bursts": Pace(tokens=5, block=1),
     "recorded": Pace(tokens=7, block=8, record=Replayed),
 }
