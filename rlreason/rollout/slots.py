@@ -68,7 +68,7 @@ def pace_of(device: torch.device) -> Pace:
         return Pace(tokens=1, block=32)
     # Looking costs nothing. Products of widths that are no multiple of 32 take up to twice as long. Where
     # fewer positions are spared, gathering the queries of a prefix costs more than it saves (docs/log.md).
-    return Pace(tokens=1, block=32, least_spared=2500)
+    return Pace(tokens=1, block=32, least_spared=3000)
 
 
 def sequences_at_once(asked: int | None, device: torch.device) -> int:
