@@ -135,15 +135,17 @@ class Cache:
     def put_behind(
         self, other: "Cache", sources_S: Sequence[int], lengths_S: Sequence[int], counts_S: Sequence[int]
     ) -> None:
-        """Put what so many slots hold behind a copy of what is in a slot of another cache for each.
+        """Put what so many slots hold behind a copy of what a slot of another cache holds for each.
 
-        That are `lengths_S` positions of the other and `counts_S` of this. Slots beyond them are given up.
+        For each slot `lengths_S` positions of the other come first, then `counts_S` of its own. The other
+        cache is used up, and slots beyond them are given up.
         """
         _, heads, width = self._shape
         self._shape = (len(sources_S), heads, width)
         moves = list(zip(sources_S, lengths_S, counts_S, strict=True))
         self.positions = room(max(length + count for _, length, count in moves), self._block)
-        for layer in range(len(self._keys)):  # so that the old and the new cache never stand side by side
+        # Layer by layer, as in `reserve`, and each layer of the other is freed with it.
+        for layer in range(len(self._keys)):
             for parts, others, axis in (
                 (self._keys, other._keys, -1 if self._columns else -2),
                 (self._values, other._values, -2),
@@ -154,7 +156,7 @@ class Cache:
                     fresh[slot].narrow(axis, 0, length).copy_(in_front)
                     own = parts[layer][slot].narrow(axis, 0, count)
                     fresh[slot].narrow(axis, length, count).copy_(own)
-                parts[layer] = fresh
+                parts[layer], others[layer] = fresh, fresh.new_empty(0)
 
     def append(
         self, layer: int, rows_S: Tensor, places_S: Tensor, key_SKD: Tensor, value_SKD: Tensor

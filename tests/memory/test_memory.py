@@ -56,6 +56,7 @@ def test_every_model_has_a_shape(name: str) -> None:
     shape = shape_of(tiny_model(name))
     assert shape.parameters == sum(p.numel() for p in tiny_model(name).parameters())
     assert (shape.layers, shape.hidden, shape.heads) == (2, 32, 4)
+    assert shape.native == (name not in ("gpt2", "gemma2"))
 
 
 def test_full_fine_tuning_holds_five_numbers_a_weight_and_a_sixth_in_the_update_or_to_sample() -> None:

@@ -153,21 +153,22 @@ def test_a_slot_is_put_together_from_other_caches(columns: bool) -> None:
         "columns": columns,
         "block": 8,
     }
-    parts = [torch.randn(2, 2, 1, 3, 4) for _ in range(2)]
-    sources = [Cache(slots=2, **shape) for _ in parts]
-    for source, (keys, values) in zip(sources, parts, strict=True):
-        source.reserve(3)
-        source.fill(slice(1, 2), keys, values, end=3)
-    # The second slot of one, behind that of the other; and a copy of the first, which has nothing of its own.
-    first, second = sources
-    second.move(torch.tensor([1]), torch.tensor([0]))
-    second.put_behind(first, [1, 1], [2, 1], [3, 0])
+    # Keys and values (2, L, K, N, D) of each slot: two of the other cache, and three of its own.
+    others, owns = (
+        [torch.randn(2, 2, 1, length, 4) for length in lengths] for lengths in ((3, 4), (5, 2, 6))
+    )
+    other, own = Cache(slots=2, **shape), Cache(slots=3, **shape)
+    for cache, held in ((other, others), (own, owns)):
+        cache.reserve(6)
+        for slot, (keys, values) in enumerate(held):
+            cache.fill(slice(slot, slot + 1), keys, values, end=keys.shape[2])
+    own.put_behind(other, [1, 0], [4, 3], [5, 2])
     wanted = Cache(slots=2, **shape)
-    wanted.reserve(5)
-    keys, values = (torch.cat([one[:, :, :2], other], 2) for one, other in zip(*parts, strict=True))
-    wanted.fill(slice(0, 1), keys, values, end=5)
-    wanted.fill(slice(1, 2), keys[:, :, :1], values[:, :, :1], end=1)
-    assert second.positions == wanted.positions
-    query, mask = torch.randn(2, 2, 4), masks([5, 1], 8)
+    wanted.reserve(9)
+    for slot, parts in enumerate(((others[1], owns[0]), (others[0], owns[1]))):
+        keys, values = torch.cat(parts, 3)
+        wanted.fill(slice(slot, slot + 1), keys, values, end=keys.shape[2])
+    assert own.positions == wanted.positions == 16
+    query, mask = torch.randn(2, 2, 4), masks([9, 5], 16)
     for layer in range(2):
-        assert torch.equal(second.attend(layer, query, mask, 0.5), wanted.attend(layer, query, mask, 0.5))
+        assert torch.equal(own.attend(layer, query, mask, 0.5), wanted.attend(layer, query, mask, 0.5))

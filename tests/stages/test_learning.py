@@ -2,7 +2,12 @@
 
 One seed runs with the suite, from a model that is pretrained already and in three quarters of the steps. The
 config as it is, with three seeds, is slow. `pretrained_tiny` is what its stage `pretrain` leaves with seed 0
-(2026-11-28, two threads), in half precision and without its manifest, since that would find it damaged.
+(2026-11-28, two threads). It is made anew where the config or the texts change:
+
+    python train.py configs/tiny.yaml name=pretrained stage=pretrain
+
+and then from `runs/pretrained/checkpoints/pretrain` the weights in half precision, all other files, and the
+manifest of these (`rlreason.runs.manifest.write_manifest`).
 """
 
 import json
@@ -13,13 +18,15 @@ from pathlib import Path
 import pytest
 from micro import lines
 
-from rlreason.config import load
+from rlreason.config import RunConfig, load
+from rlreason.policy.architecture import scratch_config
 
 ROOT = Path(__file__).parents[2]
+STORED = Path(__file__).parent / "pretrained_tiny" / "config.json"
 PRETRAINED = [
     "stage=[sft, grpo]",
     "model.scratch=null",
-    f"model.path={Path(__file__).parent / 'pretrained_tiny'}",
+    f"model.path={STORED.parent}",
     "grpo.steps=90",
 ]
 GRPO_SECONDS = 120
@@ -37,6 +44,8 @@ def test_grpo_learns_a_task(tmp_path: Path, seed: int, changes: list[str]) -> No
     threads = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
     overrides = [f"seed={seed}", f"output_dir={tmp_path}", f"threads={threads}", *changes]
     config = load(ROOT / "configs/tiny.yaml", overrides)
+    if changes:
+        _check_pretrained(load(ROOT / "configs/tiny.yaml"))
     started = time.monotonic()
     run(config)
     print(f"seed {seed}: {time.monotonic() - started:.0f} s in all")
@@ -52,3 +61,11 @@ def test_grpo_learns_a_task(tmp_path: Path, seed: int, changes: list[str]) -> No
     assert len(done) == config.grpo.steps
     # The limit is for two free cores; a machine that is shared with other work gets twice as long.
     assert sum(step["time"]["total"] for step in done) < 2 * GRPO_SECONDS
+
+
+def _check_pretrained(config: RunConfig) -> None:
+    """The stored model is of the shape that the config would make."""
+    assert config.model.scratch is not None
+    made, stored = scratch_config(config.model.scratch).to_dict(), json.loads(STORED.read_text())
+    sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    assert [stored[name] for name in sizes] == [made[name] for name in sizes]
