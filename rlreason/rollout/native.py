@@ -35,7 +35,7 @@ _COMMON_SHARE, _COMMON_TOKENS = 1 / 8, 16
 
 
 class Shared(Enum):
-    """The prefix that is held once for several slots."""
+    """The prefix that is held once for several slots: one of them, where `packing.Sharing` adds up."""
 
     NOTHING = "nothing"
     BEGINNING = "what all prompts begin with"

@@ -46,9 +46,6 @@ class Prefixes:
         self._prefix_of: list[int] = []  # of each slot
         self._layout: _Layout | None = None
 
-    def __len__(self) -> int:
-        return len(self._held)
-
     @property
     def spared(self) -> int:
         """How many positions copies would take beyond what is held, in slots as wide as the longest needs."""

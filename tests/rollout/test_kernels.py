@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sampled import attention
 from torch import Tensor
 
 from rlreason.rollout.kernels import Cache, Linear
@@ -32,14 +33,9 @@ def test_linear_keeps_the_weight_it_was_given() -> None:
 SLOTS, KV_HEADS, HEADS, WIDTH = 4, 2, 6, 8
 
 
-def attention(query: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-    """Of one query (H, D) over (T, K, D), in float64."""
-    out = []
-    for head, q in enumerate(query.double()):
-        kv = head // (HEADS // KV_HEADS)
-        weights = torch.softmax(keys[:, kv].double() @ q * scale, 0)
-        out.append(weights @ values[:, kv].double())
-    return torch.stack(out)
+def in_heads(*parts: Tensor) -> list[Tensor]:
+    """(T, K, D) -> (K, T, D)."""
+    return [part.transpose(0, 1) for part in parts]
 
 
 def masks(lengths: list[int], positions: int) -> Tensor:
@@ -73,7 +69,7 @@ def test_attention_over_a_cache_that_grows_moves_and_shrinks(columns: bool) -> N
         found = cache.attend(1, query, mask, 0.3)
         for row, (keys, values) in enumerate(held):
             torch.testing.assert_close(
-                found[row].double(), attention(query[row], keys, values, 0.3), rtol=1e-5, atol=1e-5
+                found[row].double(), attention(query[row], *in_heads(keys, values), 0.3), rtol=1e-5, atol=1e-5
             )
 
     def write(count: int) -> None:
@@ -136,10 +132,8 @@ def test_more_slots_keep_what_is_held(columns: bool) -> None:
     query = torch.randn(5, 2, 4)
     found = cache.attend(1, query, masks([part.shape[2] for part, _ in held], cache.positions), 0.5)
     for slot, (keys, values) in enumerate(held):
-        for head in range(2):
-            weights = torch.softmax(keys[1, 0].double() @ query[slot, head].double() * 0.5, 0)
-            wanted = weights @ values[1, 0].double()
-            torch.testing.assert_close(found[slot, head].double(), wanted, rtol=1e-5, atol=1e-5)
+        wanted = attention(query[slot], keys[1], values[1], 0.5)
+        torch.testing.assert_close(found[slot].double(), wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("columns", [True, False])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sampled import assert_same, check_logprobs, flat, greedy_by_generate, native
+from sampled import assert_same, attention, check_logprobs, flat, greedy_by_generate, native
 from tiny import EOS, FAMILIES, plain_logprobs, random_ids, tiny_model
 from torch import Tensor
 
@@ -35,15 +35,6 @@ def drawn(length: int) -> tuple[Tensor, Tensor]:
     """Keys and values (L, K, N, D)."""
     keys, values = torch.randn(2, LAYERS, KV_HEADS, length, WIDTH)
     return keys, values
-
-
-def attention(query_HD: Tensor, keys_KND: Tensor, values_KND: Tensor, scale: float) -> Tensor:
-    out = []
-    for head, query in enumerate(query_HD.double()):
-        kv = head // (HEADS // KV_HEADS)
-        weights = torch.softmax(keys_KND[kv].double() @ query * scale, 0)
-        out.append(weights @ values_KND[kv].double())
-    return torch.stack(out)
 
 
 def test_attention_over_prefixes_that_come_and_go() -> None:
@@ -100,9 +91,9 @@ def test_attention_over_prefixes_that_come_and_go() -> None:
     check()
     drop([2, 3])  # the first prompt goes: the last takes its place
     check()
-    assert len(prefixes) == 2
+    assert len(prefixes._held) == 2
     enter(1, [3])  # goes on from what is there
-    assert len(prefixes) == 2
+    assert len(prefixes._held) == 2
     enter(2, [1, 1])
     check()
     room = prefixes.room
@@ -112,9 +103,9 @@ def test_attention_over_prefixes_that_come_and_go() -> None:
     assert prefixes.room < room
     drop([2])
     check()
-    assert len(prefixes) == 1
+    assert len(prefixes._held) == 1
     drop([])
-    assert len(prefixes) == 0
+    assert len(prefixes._held) == 0
     enter(7, [2, 1])
     check()
 
@@ -127,7 +118,7 @@ def spied(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, int]]:
     def advance(self: Slots, tokens: int) -> None:
         own(self, tokens)
         prefixes = self._prefixes
-        seen.append((self._cache.positions, *((len(prefixes), prefixes.room) if prefixes else (0, 0))))
+        seen.append((self._cache.positions, *((len(prefixes._held), prefixes.room) if prefixes else (0, 0))))
 
     monkeypatch.setattr(Slots, "advance", advance)
     return seen
@@ -236,11 +227,29 @@ def test_the_last_few_get_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 3 < sum(sharing) < len(sharing) - 3
     check_logprobs(model, found)
     assert_same(found, sampled(NEVER, 16))
-    # In 6 slots no more than 5 x 29 = 145 are spared, and less than 100 before the others have come.
-    left.clear()
-    assert_same(found, sampled(pace, 6))
-    assert len(left) == 1
-    assert min(slots for slots, _ in left) < 6
+
+
+def test_nothing_is_copied_while_completions_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In 6 slots two prompts spare 4 x 29 = 116 positions, less than is asked for, while more still wait."""
+    events: list[str] = []
+    for name in ("enter", "copy_prefixes"):
+        own = getattr(Slots, name)
+
+        def noted(self: Slots, *rest: Any, own: Any = own, name: str = name) -> None:
+            events.append(name)
+            own(self, *rest)
+
+        monkeypatch.setattr(Slots, name, noted)
+    requests = [Request(question, tuple(range(8))) for question in QUESTIONS[1:]]
+    engine = native(
+        tiny_model("llama"),
+        eos_ids=(EOS, 7, 11, 19, 23, 31),
+        max_sequences=6,
+        pace=Pace(tokens=1, block=4, least_spared=130),
+    )
+    engine.generate(requests, Sampling(30))
+    assert events.count("enter") > 4
+    assert events.index("copy_prefixes") == len(events) - 1
 
 
 @given(

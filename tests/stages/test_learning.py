@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from micro import lines
 
-from rlreason.config import RunConfig, load
+from rlreason.config import load
 from rlreason.policy.architecture import scratch_config
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ def test_grpo_learns_a_task(tmp_path: Path, seed: int, changes: list[str]) -> No
     overrides = [f"seed={seed}", f"output_dir={tmp_path}", f"threads={threads}", *changes]
     config = load(ROOT / "configs/tiny.yaml", overrides)
     if changes:
-        _check_pretrained(load(ROOT / "configs/tiny.yaml"))
+        _check_pretrained()
     started = time.monotonic()
     run(config)
     print(f"seed {seed}: {time.monotonic() - started:.0f} s in all")
@@ -63,9 +63,10 @@ def test_grpo_learns_a_task(tmp_path: Path, seed: int, changes: list[str]) -> No
     assert sum(step["time"]["total"] for step in done) < 2 * GRPO_SECONDS
 
 
-def _check_pretrained(config: RunConfig) -> None:
+def _check_pretrained() -> None:
     """The stored model is of the shape that the config would make."""
-    assert config.model.scratch is not None
-    made, stored = scratch_config(config.model.scratch).to_dict(), json.loads(STORED.read_text())
+    scratch = load(ROOT / "configs/tiny.yaml").model.scratch
+    assert scratch is not None
+    made, stored = scratch_config(scratch).to_dict(), json.loads(STORED.read_text())
     sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     assert [stored[name] for name in sizes] == [made[name] for name in sizes]

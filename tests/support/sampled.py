@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import EOS, PAD, plain_logprobs, random_ids
+from torch import Tensor
 
 from rlreason.rollout import Request
 from rlreason.rollout.native import NativeEngine
@@ -41,6 +42,16 @@ def assert_same(one: list[Rollout], other: list[Rollout], *, within: float = 1e-
             b.finish_reason,
         )
         assert a.logprobs == pytest.approx(b.logprobs, abs=within)
+
+
+def attention(query_HD: Tensor, keys_KND: Tensor, values_KND: Tensor, scale: float) -> Tensor:
+    """Of one query a head over N positions of fewer key-value heads, in float64, (H, D)."""
+    out = []
+    for head, query in enumerate(query_HD.double()):
+        kv = head // (len(query_HD) // len(keys_KND))
+        weights = torch.softmax(keys_KND[kv].double() @ query * scale, 0)
+        out.append(weights @ values_KND[kv].double())
+    return torch.stack(out)
 
 
 def greedy_by_generate(model: Any, prompt: list[int], tokens: int) -> list[int]:
